@@ -195,8 +195,7 @@ class LibusbDevice:
         clean = self._engine.close(DRAIN_SECONDS)
         self.release()
         if clean:  # else libusb still owns memory of ours, and closing would free what the kernel may yet write to
-            self._handle.close()
-            self._context.close()
+            self._context.close()  # and the handle with it; a wrapped handle's own close() fails in python-libusb1
         if self._fd is not None:
             os.close(self._fd)
 

@@ -1,0 +1,69 @@
+"""What the guest is told of a device's interfaces and endpoints."""
+
+import pytest
+
+from usbbridge.redirect.layout import Layout, slot
+from usbbridge.redirect.status import REDIR_STATUS
+from usbbridge.backend.base import Status
+from usbbridge.usb.ch9 import Speed, TransferType
+from usbbridge.usb.descriptors import Configuration, Endpoint, Interface, SuperSpeedCompanion
+from usbbridge.usbredir.packets import EndpointEntry
+from usbbridge.usbredir.proto import EndpointType, endpoint_index
+from usbbridge.usbredir.proto import Status as RedirStatus
+
+
+def layout_of(*endpoints: Endpoint, speed: Speed = Speed.HIGH) -> Layout:
+    return Layout(Configuration(1, 0x80, 50, 0, (Interface(3, 0, 8, 6, 0x50, 0, endpoints),)), speed)
+
+
+def entry(layout: Layout, address: int) -> EndpointEntry:
+    return layout.ep_info().endpoints[slot(address)]
+
+
+def test_every_endpoint_address_has_its_slot() -> None:
+    for address in (*range(16), *range(0x80, 0x90)):
+        assert slot(address) == endpoint_index(address)
+
+
+@pytest.mark.parametrize(
+    ("kind", "speed", "raw", "told"),
+    [
+        (TransferType.BULK, Speed.HIGH, 512, 512),
+        (TransferType.BULK, Speed.SUPER, 1024, 1024),
+        (TransferType.ISO, Speed.HIGH, 0x1400, 3072),  # 1024 bytes, two more transactions a microframe
+        (TransferType.ISO, Speed.FULL, 1023, 1023),
+        (TransferType.INTERRUPT, Speed.HIGH, 0x0C00, 1024),
+    ],
+)
+def test_packet_sizes_count_the_multiplier_for_high_speed_isochronous_endpoints_only(
+    kind: TransferType, speed: Speed, raw: int, told: int
+) -> None:
+    assert entry(layout_of(Endpoint(0x81, kind, raw, 1, None), speed=speed), 0x81).max_packet_size == told
+
+
+@pytest.mark.parametrize(("kind", "interval"), [(TransferType.INTERRUPT, 1), (TransferType.ISO, 1), (TransferType.BULK, 0)])
+def test_an_interval_of_0_is_told_as_1_where_qemu_would_refuse_the_device(kind: TransferType, interval: int) -> None:
+    assert entry(layout_of(Endpoint(0x81, kind, 64, 0, None)), 0x81).interval == interval
+
+
+def test_streams_come_from_the_superspeed_companion() -> None:
+    endpoint = Endpoint(0x81, TransferType.BULK, 1024, 0, SuperSpeedCompanion(15, 4, 0))
+    assert entry(layout_of(endpoint, speed=Speed.SUPER), 0x81) == EndpointEntry(EndpointType.BULK, 0, 3, 1024, 16)
+
+
+def test_an_interface_without_its_chosen_setting_is_left_out() -> None:
+    layout = Layout(Configuration(1, 0x80, 50, 0, (Interface(0, 1, 8, 6, 0x50, 0, ()),)), Speed.HIGH)
+    assert layout.interface_info().interfaces == ()
+    assert layout.alternates == {0: 0}
+
+
+def test_every_end_of_a_transfer_has_a_status() -> None:
+    assert [REDIR_STATUS[status] for status in Status] == [
+        RedirStatus.SUCCESS,
+        RedirStatus.IOERROR,
+        RedirStatus.TIMEOUT,
+        RedirStatus.CANCELLED,
+        RedirStatus.STALL,
+        RedirStatus.IOERROR,
+        RedirStatus.BABBLE,
+    ]

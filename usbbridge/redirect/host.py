@@ -1,0 +1,461 @@
+"""The usb-host: one device, announced to one usbredir guest and driven on its behalf.
+
+Sans-IO as to the connection: bytes of the guest go in through `codec`, what is to be sent collects in `outbox`. The
+owner calls
+
+    host.start()        once: our hello is in the outbox
+    host.service()      when `due` after a batch of input or of `device.reap()`: what can't be done inside a callback
+    host.sent(held)     when data of these transfers has been written
+
+Errors end the session: RemoteProtocolError (the guest broke the protocol), RefusedError (the guest or its filter does
+not want the device), DeviceLostError. After any of them, and at a wanted end, the owner calls `disconnect()`, writes
+what is in the outbox, and waits a bounded time for `acknowledged`.
+
+Order of things, as libusbredirhost does it and QEMU expects it: hello both ways; interface_info, ep_info,
+device_connect; after each successful change of configuration or setting interface_info and ep_info before the status.
+"""
+
+import contextlib
+from collections.abc import Callable
+from enum import Enum
+
+from usbbridge.backend.base import Device, Transfer
+from usbbridge.errors import DeviceError, DeviceLostError, RefusedError, UsbBridgeError
+from usbbridge.redirect.interrupt import InterruptReceiving
+from usbbridge.redirect.layout import Layout
+from usbbridge.redirect.limits import DRAIN_SECONDS, MAX_TRANSFER, OUTBOX_HIGH
+from usbbridge.redirect.outbox import Outbox
+from usbbridge.redirect.quirks import NO_RESET
+from usbbridge.redirect.status import redir_speed
+from usbbridge.redirect.transfers import Transfers
+from usbbridge.usb.ch9 import Feature, Request
+from usbbridge.usbredir import filter as redir_filter
+from usbbridge.usbredir import packets
+from usbbridge.usbredir.codec import Codec
+from usbbridge.usbredir.packets import Packet
+from usbbridge.usbredir.proto import Cap, PacketType, Role
+from usbbridge.usbredir.proto import Status as RedirStatus
+
+CAPS = (
+    Cap.CONNECT_DEVICE_VERSION
+    | Cap.FILTER
+    | Cap.DEVICE_DISCONNECT_ACK
+    | Cap.EP_INFO_MAX_PACKET_SIZE
+    | Cap.IDS_64BIT
+    | Cap.BULK_LENGTH_32BIT
+)
+"""What this host can do. Without BULK_STREAMS and BULK_RECEIVING a guest uses plain bulk transfers instead."""
+
+_NO_SUCH_SETTING = 255  # alt in alt_setting_status for an interface that does not exist
+
+
+class Progress(Enum):
+    """How far an attachment has come; each is reported once, in this order."""
+
+    HELLO = "the VM's USB port answers"
+    ANNOUNCED = "the device is announced to the VM"
+    ATTACHED = "the VM uses the device"
+
+
+class Host:
+    """See the module's text. `version` is what our hello says; `on_progress` is told each `Progress`."""
+
+    def __init__(self, device: Device, *, version: str, on_progress: Callable[[Progress], None]) -> None:
+        self.outbox = Outbox()
+        self.acknowledged = False
+        "The guest has acknowledged device_disconnect, or can't."
+        self.guest_version = ""
+        self.due = False
+        "Whether `service()` has anything to do."
+        self._device, self._on_progress = device, on_progress
+        self._claimed = self._announced = self._attached = False
+        self._announce_due = False
+        self._failure: UsbBridgeError | None = None
+        self._rules: tuple[redir_filter.FilterRule, ...] | None = None
+        self._layout = Layout(None, device.speed)
+        self._transfers = Transfers(device, self.outbox, self._lost)
+        self._reports = InterruptReceiving(device, self.outbox, self._lost, self._stalled)
+        # the sink of the codec: data packets go straight to the transfers
+        self.bulk, self.interrupt = self._transfers.bulk, self._transfers.interrupt
+        self.data_area = self._transfers.data_area
+        self.codec = Codec(Role.HOST, CAPS, version, self, max_payload=MAX_TRANSFER)
+        self._transfers.answer_through(self.codec)
+        self._reports.answer_through(self.codec)
+        self._handlers: dict[PacketType, Callable[[int, Packet], None]] = {
+            PacketType.HELLO: self._on_hello,
+            PacketType.RESET: self._on_reset,
+            PacketType.SET_CONFIGURATION: self._on_set_configuration,
+            PacketType.GET_CONFIGURATION: self._on_get_configuration,
+            PacketType.SET_ALT_SETTING: self._on_set_alt_setting,
+            PacketType.GET_ALT_SETTING: self._on_get_alt_setting,
+            PacketType.START_ISO_STREAM: self._on_start_iso,
+            PacketType.STOP_ISO_STREAM: self._on_stop_iso,
+            PacketType.START_INTERRUPT_RECEIVING: self._on_start_interrupt,
+            PacketType.STOP_INTERRUPT_RECEIVING: self._on_stop_interrupt,
+            PacketType.CANCEL_DATA_PACKET: self._on_cancel,
+            PacketType.FILTER_FILTER: self._on_filter,
+            PacketType.FILTER_REJECT: self._on_reject,
+            PacketType.DEVICE_DISCONNECT_ACK: self._on_ack,
+        }
+
+    # ---- for the owner
+
+    def start(self) -> None:
+        """Put our hello into the outbox: the first thing to be sent."""
+        self.outbox.put(self.codec.hello())
+
+    def service(self) -> None:
+        """Do what had to wait for the end of a callback. Raises RefusedError, DeviceLostError, DeviceError."""
+        self.due = False
+        if self._announce_due:
+            self._announce_due = False
+            self._announce()
+        if self._reports.to_recover:
+            self._reports.recover()
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be written that nothing more should be read."""
+        return self.outbox.size > OUTBOX_HIGH
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of transfer buffers in use (see `limits.MAX_PENDING_BYTES`)."""
+        return self._transfers.pending_bytes
+
+    def sent(self, held: list[Transfer]) -> None:
+        """The data of these transfers has been written: their buffers are free again."""
+        for transfer in held:
+            self._transfers.release(transfer)
+
+    def disconnect(self) -> None:
+        """Take the device away from the guest: answer what is pending, say device_disconnect, release the device."""
+        if self._announced:
+            self._announced = False
+            self._transfers.cancel_all()
+            self._reports.stop_all()
+            self._transfers.disconnect()
+            self._reports.set_endpoints({})
+            self.outbox.put(self.codec.encode(packets.DeviceDisconnect()))
+            self.acknowledged = not self.codec.negotiated & Cap.DEVICE_DISCONNECT_ACK
+        else:
+            self.acknowledged = True
+
+    def close(self) -> None:
+        """Give the device back: nothing in flight, reset (a transfer may have been cut off in the middle), released,
+        closed."""
+        if self._claimed:
+            self._transfers.abandon_all()
+            self._reports.stop_all()
+            lost = isinstance(self._failure, DeviceLostError)
+            if not lost and self._device.drain(DRAIN_SECONDS) and self._transfers.touched:
+                with contextlib.suppress(DeviceLostError):
+                    self._reset_device()
+            self._device.close()
+
+    @property
+    def dropped(self) -> int:
+        """Reports of receiving endpoints that were thrown away because the guest did not read."""
+        return self._reports.dropped
+
+    # ---- attaching
+
+    def _announce(self) -> None:
+        """Claim, reset, and tell the guest: only now, when there is a guest, is the device taken from its kernel
+        driver."""
+        self._layout = Layout(self._device.configuration(), self._device.speed)
+        self._check_filter()
+        self._claimed = True  # or a part of it, if that fails
+        self._device.claim()
+        self._reset_device()
+        self._transfers.connect()
+        self._send_layout()
+        d = self._device.descriptor
+        speed = redir_speed(self._device.speed)
+        self._send(
+            packets.DeviceConnect(speed, d.class_, d.subclass, d.protocol, d.vendor, d.product, d.bcd_device)
+        )
+        self._announced = True
+        self._on_progress(Progress.ANNOUNCED)
+
+    def _check_filter(self) -> None:
+        """Hold the device against the guest's filter, if it sent one. Raises RefusedError."""
+        if self._rules is None:
+            return
+        d = self._device.descriptor
+        interfaces = self._layout.interface_info().interfaces
+        facts = redir_filter.DeviceFacts(
+            d.class_, d.subclass, d.protocol, d.vendor, d.product, d.bcd_device, interfaces
+        )
+        verdict = redir_filter.check(self._rules, facts)
+        if not verdict.allowed:
+            raise RefusedError(
+                f"the VM's filter does not allow {self._device.name}{_because(verdict)}",
+                hint="the filter is a property of the VM's usb-redir device (libvirt: <redirfilter>)",
+            )
+
+    def _use(self) -> None:
+        """The guest has asked something of the device: it has taken it."""
+        if not self._attached and self._announced:
+            self._attached = True
+            self._on_progress(Progress.ATTACHED)
+
+    def _send(self, packet: Packet, packet_id: int = 0) -> None:
+        self.outbox.put(self.codec.encode(packet, packet_id))
+
+    def _send_layout(self) -> None:
+        """interface_info and ep_info, and what the transfers may use from now on."""
+        endpoints = self._layout.endpoints()
+        self._transfers.set_endpoints(endpoints)
+        self._reports.set_endpoints(endpoints)
+        self._send(self._layout.interface_info())
+        self._send(self._layout.ep_info())
+
+    def _stalled(self) -> None:
+        self.due = True
+
+    def _lost(self) -> None:
+        self._fail(DeviceLostError(f"{self._device.name} was unplugged"))
+
+    def _fail(self, error: UsbBridgeError) -> None:
+        """End the session with this error, from `service()`: raised in a callback it would break the codec."""
+        self._failure = self._failure or error
+        self.due = True
+
+    # ---- packets of the guest
+
+    def packet(self, packet_id: int, packet: Packet) -> None:
+        """Everything that is not a data packet."""
+        try:
+            self._handlers[packet.type](packet_id, packet)
+        except UsbBridgeError as error:
+            self._fail(error)
+
+    def _on_hello(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.Hello)
+        self.guest_version = packet.version
+        self._announce_due = self.due = True  # not at once: a filter may be right behind
+        self._on_progress(Progress.HELLO)
+
+    def _on_filter(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.FilterFilter)
+        self._rules = redir_filter.rules_of_peer(packet.text)
+        if self._announced:
+            self._check_filter()
+
+    def _on_reject(self, packet_id: int, packet: Packet) -> None:
+        if self._announced:
+            self._fail(
+                RefusedError(
+                    f"the VM refused {self._device.name}",
+                    hint="its USB filter denies the device, or its USB controller can't carry the device's speed: "
+                    "give the VM a qemu-xhci controller",
+                )
+            )
+
+    def _on_ack(self, packet_id: int, packet: Packet) -> None:
+        self.acknowledged = True
+
+    def _on_cancel(self, packet_id: int, packet: Packet) -> None:
+        self._transfers.cancel(packet_id)
+
+    def _on_reset(self, packet_id: int, packet: Packet) -> None:
+        """A reset has no answer; one of a device that was not used since the last is skipped, as it is asked for
+        twice at attach."""
+        self._use()
+        if not self._announced or not self._transfers.touched:
+            return
+        self._transfers.cancel_all()
+        self._reports.stop_all(say=RedirStatus.STALL)
+        self._device.drain(DRAIN_SECONDS)
+        self._reset_device()
+
+    def _reset_device(self) -> None:
+        """Reset, unless the device does not bear it. A device that fails to come back is lost."""
+        d = self._device.descriptor
+        self._transfers.touched = False
+        if (d.vendor, d.product) in NO_RESET:
+            return
+        try:
+            self._device.reset()
+        except UsbBridgeError as error:
+            raise DeviceLostError(f"{self._device.name} did not come back from a reset: {error}") from error
+
+    def _quiesce(self, endpoints: set[int] | None) -> bool:
+        """Nothing may be in flight while the kernel changes a configuration or setting. False if that can't be had."""
+        self._transfers.cancel_all(endpoints)
+        self._reports.stop_all(endpoints, say=RedirStatus.STALL)
+        return self._device.drain(DRAIN_SECONDS)
+
+    # ---- configuration
+
+    def _on_set_configuration(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.SetConfiguration)
+        status = self._set_configuration(packet.configuration)
+        self._send(packets.ConfigurationStatus(status, self._layout.value), packet_id)
+
+    def _set_configuration(self, value: int) -> RedirStatus:
+        if not self._announced:
+            return RedirStatus.IOERROR
+        if value == self._layout.value:
+            return RedirStatus.SUCCESS
+        self._transfers.touched = True
+        if not self._quiesce(None):
+            return RedirStatus.IOERROR
+        try:
+            self._device.set_configuration(value)
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            self._device.claim()  # what was released for the change
+            return RedirStatus.STALL
+        self._layout = Layout(self._device.configuration(), self._device.speed)
+        self._send_layout()
+        return RedirStatus.SUCCESS
+
+    def _on_get_configuration(self, packet_id: int, packet: Packet) -> None:
+        status = RedirStatus.SUCCESS if self._announced else RedirStatus.IOERROR
+        self._send(packets.ConfigurationStatus(status, self._layout.value), packet_id)
+
+    # ---- alternate settings
+
+    def _on_set_alt_setting(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.SetAltSetting)
+        status = self._set_alternate(packet.interface, packet.alt)
+        self._say_alternate(packet_id, status, packet.interface)
+
+    def _set_alternate(self, number: int, alternate: int) -> RedirStatus:
+        if not self._announced:
+            return RedirStatus.IOERROR
+        if not self._layout.has_setting(number, alternate):
+            return RedirStatus.INVAL
+        self._transfers.touched = True
+        if not self._quiesce(self._layout.endpoints_of(number)):
+            return RedirStatus.IOERROR
+        try:
+            self._device.set_interface(number, alternate)
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            return RedirStatus.STALL
+        self._layout.alternates[number] = alternate
+        self._send_layout()
+        return RedirStatus.SUCCESS
+
+    def _on_get_alt_setting(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.GetAltSetting)
+        known = packet.interface in self._layout.alternates
+        status = RedirStatus.SUCCESS if known else RedirStatus.INVAL
+        self._say_alternate(packet_id, status if self._announced else RedirStatus.IOERROR, packet.interface)
+
+    def _say_alternate(self, packet_id: int, status: RedirStatus, number: int) -> None:
+        alternate = self._layout.alternates.get(number, _NO_SUCH_SETTING)
+        self._send(packets.AltSettingStatus(status, number, alternate), packet_id)
+
+    # ---- streams
+
+    def _on_start_interrupt(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.StartInterruptReceiving)
+        if self._announced:
+            self._transfers.touched = True
+            self._reports.start(packet.endpoint)
+        else:
+            self._send(packets.InterruptReceivingStatus(RedirStatus.STALL, packet.endpoint))
+
+    def _on_stop_interrupt(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.StopInterruptReceiving)
+        if self._announced:
+            self._reports.stop(packet.endpoint)
+
+    def _on_start_iso(self, packet_id: int, packet: Packet) -> None:
+        """No isochronous streams: STALL is the protocol's word for a stream that does not run."""
+        assert isinstance(packet, packets.StartIsoStream)
+        self._send(packets.IsoStreamStatus(RedirStatus.STALL, packet.endpoint))
+
+    def _on_stop_iso(self, packet_id: int, packet: Packet) -> None:
+        assert isinstance(packet, packets.StopIsoStream)
+        if self._announced:
+            self._send(packets.IsoStreamStatus(RedirStatus.SUCCESS, packet.endpoint))
+
+    # ---- control packets
+
+    def control(
+        self,
+        packet_id: int,
+        endpoint: int,
+        request: int,
+        requesttype: int,
+        status: int,
+        value: int,
+        index: int,
+        length: int,
+        data: memoryview,
+    ) -> None:
+        """A control packet: to the device, but for the requests that the kernel must know of. `status` is garbage in
+        QEMU's."""
+        self._use()
+        if self._announced and (requesttype, request) in _INTERCEPTED:
+            answer = self._try_intercepted(request, value, index)
+            if answer is not None:
+                self._transfers.drop_reserved()
+                self._transfers.answer_control(packet_id, endpoint, (request, requesttype, value, index), answer)
+                return
+        self._transfers.control(packet_id, endpoint, request, requesttype, value, index, length, data)
+
+    def _try_intercepted(self, request: int, value: int, index: int) -> RedirStatus | None:
+        try:
+            return self._intercepted(request, value, index)
+        except UsbBridgeError as error:
+            self._fail(error)
+            return RedirStatus.IOERROR
+
+    def _intercepted(self, request: int, value: int, index: int) -> RedirStatus | None:
+        """Standard requests whose raw transfer would leave the kernel's idea of the device wrong; None: send it all
+        the same."""
+        if request == Request.SET_CONFIGURATION:
+            return self._set_configuration(value & 0xFF)
+        if request == Request.SET_INTERFACE:
+            return self._set_alternate(index & 0xFF, value & 0xFF)
+        if request == Request.CLEAR_FEATURE:
+            return self._clear_halt(index & 0xFF) if value == Feature.ENDPOINT_HALT else None
+        return RedirStatus.STALL  # SET_ADDRESS: the address is the client's business
+
+    def _clear_halt(self, endpoint: int) -> RedirStatus:
+        self._transfers.touched = True
+        try:
+            self._device.clear_halt(endpoint)
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            return RedirStatus.STALL
+        return RedirStatus.SUCCESS
+
+    def iso(self, packet_id: int, endpoint: int, status: int, length: int, data: memoryview) -> None:
+        """Isochronous data for a stream that was refused: dropped, as on the bus."""
+
+    def buffered_bulk(
+        self, packet_id: int, stream_id: int, length: int, endpoint: int, status: int, data: memoryview
+    ) -> None:
+        """Never comes from a guest: the codec refuses it."""
+
+
+def _because(verdict: redir_filter.Verdict) -> str:
+    """Which rule and interface decided, for the message."""
+    if verdict.rule is None:
+        return ": no rule of it is about this device"
+    interface = f", interface {verdict.interface.interface}" if verdict.interface else ""
+    return f" (rule {redir_filter.format((verdict.rule,))}{interface})"
+
+
+_INTERCEPTED = frozenset(
+    {
+        (0x00, Request.SET_CONFIGURATION),
+        (0x00, Request.SET_ADDRESS),
+        (0x01, Request.SET_INTERFACE),
+        (0x02, Request.CLEAR_FEATURE),
+    }
+)
+"(bmRequestType, bRequest) of standard requests to the device, an interface and an endpoint."
+

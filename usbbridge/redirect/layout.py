@@ -1,0 +1,86 @@
+"""What the guest is told of a device: interfaces and endpoints of the active configuration and alternate settings."""
+
+from usbbridge.usb.ch9 import Speed, TransferType
+from usbbridge.usb.descriptors import Configuration, Endpoint, Interface
+from usbbridge.usbredir.packets import EndpointEntry, EpInfo, InterfaceEntry, InterfaceInfo
+from usbbridge.usbredir.proto import EndpointType
+
+ENDPOINTS = 32  # slots of ep_info: 16 OUT, then 16 IN
+_TYPES = {
+    TransferType.CONTROL: EndpointType.CONTROL,
+    TransferType.ISO: EndpointType.ISO,
+    TransferType.BULK: EndpointType.BULK,
+    TransferType.INTERRUPT: EndpointType.INTERRUPT,
+}
+_ABSENT = EndpointEntry(EndpointType.INVALID, 0, 0, 0, 0)
+_DEFAULT_PIPE = EndpointEntry(EndpointType.CONTROL, 0, 0, 0, 0)
+
+
+def slot(address: int) -> int:
+    """Index of an endpoint address in ep_info (usbredir protocol, ep_info)."""
+    return (address & 0x80) >> 3 | address & 0x0F
+
+
+class Layout:
+    """The active configuration with one alternate setting chosen for each interface."""
+
+    def __init__(self, configuration: Configuration | None, speed: Speed) -> None:
+        self.configuration = configuration
+        self._speed = speed
+        numbers = dict.fromkeys(setting.number for setting in configuration.interfaces) if configuration else {}
+        self.alternates: dict[int, int] = dict.fromkeys(numbers, 0)
+
+    @property
+    def value(self) -> int:
+        """bConfigurationValue, 0 while unconfigured."""
+        return self.configuration.value if self.configuration else 0
+
+    def has_setting(self, number: int, alternate: int) -> bool:
+        """Whether the configuration has this alternate setting."""
+        return self.configuration is not None and self.configuration.setting(number, alternate) is not None
+
+    def settings(self) -> list[Interface]:
+        """The chosen setting of each interface."""
+        if self.configuration is None:
+            return []
+        chosen = (self.configuration.setting(number, alternate) for number, alternate in self.alternates.items())
+        return [setting for setting in chosen if setting is not None]
+
+    def endpoints(self) -> dict[int, Endpoint]:
+        """By address, those of the chosen settings."""
+        return {endpoint.address: endpoint for setting in self.settings() for endpoint in setting.endpoints}
+
+    def endpoints_of(self, number: int) -> set[int]:
+        """Addresses of the endpoints that an interface has in any of its settings."""
+        if self.configuration is None:
+            return set()
+        mine = (setting for setting in self.configuration.interfaces if setting.number == number)
+        return {endpoint.address for setting in mine for endpoint in setting.endpoints}
+
+    def packet_size(self, endpoint: Endpoint) -> int:
+        """Bytes a (micro)frame; the transaction multiplier counts for high-speed isochronous endpoints only."""
+        if endpoint.transfer_type is TransferType.ISO and self._speed is Speed.HIGH:
+            return endpoint.packet_bytes
+        return endpoint.max_packet_size & 0x7FF
+
+    def interface_info(self) -> InterfaceInfo:
+        """The packet of that name."""
+        return InterfaceInfo(
+            tuple(InterfaceEntry(s.number, s.class_, s.subclass, s.protocol) for s in self.settings())
+        )
+
+    def ep_info(self) -> EpInfo:
+        """The packet of that name."""
+        entries = [_ABSENT] * ENDPOINTS
+        entries[0] = entries[16] = _DEFAULT_PIPE
+        for setting in self.settings():
+            for endpoint in setting.endpoints:
+                entries[slot(endpoint.address)] = self._entry(endpoint, setting.number)
+        return EpInfo(tuple(entries))
+
+    def _entry(self, endpoint: Endpoint, interface: int) -> EndpointEntry:
+        kind = endpoint.transfer_type
+        # An interval of 0 is a broken device's; QEMU refuses the device for it, Linux polls it all the same.
+        periodic = kind in (TransferType.INTERRUPT, TransferType.ISO)
+        interval = max(endpoint.interval, 1) if periodic else endpoint.interval
+        return EndpointEntry(_TYPES[kind], interval, interface, self.packet_size(endpoint), endpoint.max_streams)

@@ -1,0 +1,191 @@
+"""The encoder's one loop: epoll over the VM's socket, libusb's descriptors and the connection to whoever started us.
+
+Nothing runs on a timer and nothing is logged for a packet: an idle encoder sleeps in epoll until a byte arrives.
+"""
+
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from usbbridge.backend.base import Device
+from usbbridge.encoder.writer import Parts, Writer
+from usbbridge.errors import ConnectionLostError, DeviceLostError
+from usbbridge.ipc.channel import MessageChannel
+from usbbridge.ipc.messages import AskStats, Stats
+from usbbridge.redirect.host import Host
+
+ACK_SECONDS = 1.0
+"How long the guest has to acknowledge a device_disconnect: a running one needs a millisecond, a paused one never does."
+
+READS_IN_A_ROW = 16
+"Reads from the socket before the device is looked at again: no more than 256 KiB, or one large transfer."
+
+MAX_EVENTS = 8
+"Events of one epoll: the socket, a few of libusb, ours. The default would allocate room for 1023 each time."
+
+HANG_UP = select.EPOLLHUP | select.EPOLLERR
+
+
+class Link(Protocol):
+    """The usbredir byte stream to the VM: raw, or in a SPICE channel."""
+
+    sock: socket.socket
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes are to be received."""
+
+    def received(self, n: int) -> None:
+        """`n` bytes were put there."""
+
+    def take_replies(self) -> bytes:
+        """What the link itself has to say (SPICE pongs), whole messages."""
+
+    def lost(self) -> Exception:
+        """What it means that the connection has ended here."""
+
+    @property
+    def frame(self) -> Callable[[Parts, int], Parts] | None:
+        """What puts messages around a batch; None if none are needed."""
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the starter wants the end, or is gone itself
+    """The attachment is to end."""
+
+
+class Loop:
+    """Joins one host (device) to one link (VM) until one of them ends."""
+
+    def __init__(self, host: Host, device: Device, link: Link, starter: MessageChannel, wakeup_fd: int) -> None:
+        self._host, self._device, self._link, self._starter = host, device, link, starter
+        self._sock, self._secure = link.sock, isinstance(link.sock, ssl.SSLSocket)
+        self._sock.setblocking(False)
+        self._writer = Writer(self._sock, host.outbox, link.frame, host.sent)
+        self._outbox, self._blocked = host.outbox, False
+        self._replies = link.frame is not None  # a raw stream has nothing of its own to say
+        self._received = 0
+        self._more = False
+        self._epoll = select.epoll()
+        self._sock_fd, self._starter_fd, self._wakeup_fd = self._sock.fileno(), starter.fileno(), wakeup_fd
+        self._epoll.register(self._sock_fd, select.EPOLLIN)
+        self._interest = select.EPOLLIN
+        self._epoll.register(self._starter_fd, select.EPOLLIN)
+        self._epoll.register(wakeup_fd, select.EPOLLIN)
+        self._usb_fds = {fd for fd, _ in device.pollfds()}
+        for fd, events in device.pollfds():
+            self._epoll.register(fd, events)
+
+    def run(self) -> None:
+        """Until the end. Raises Stopped, or the error that ended it."""
+        self._host.start()
+        self._after()
+        poll, sock_fd, usb_fds, after = self._epoll.poll, self._sock_fd, self._usb_fds, self._after
+        while True:
+            reap = False
+            for fd, event in poll(0 if self._more and not self._host.congested else -1, MAX_EVENTS):
+                if fd == sock_fd:
+                    if event & ~select.EPOLLOUT:
+                        self._read()
+                elif fd in usb_fds:
+                    reap = True
+                    if event & HANG_UP:
+                        self._usb_gone(fd)
+                else:
+                    self._told(fd)
+            if reap:
+                self._device.reap()
+            if self._more and not self._host.congested:
+                self._read()
+            after()
+
+    # ---- the socket
+
+    def _read(self) -> None:
+        """Read until the socket is empty, or for a while: what is left makes epoll return at once."""
+        recv_into, link = self._sock.recv_into, self._link
+        self._more = False
+        for _ in range(READS_IN_A_ROW):
+            view = link.buffer()
+            try:
+                n = recv_into(view)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except (ConnectionError, TimeoutError, ssl.SSLError) as error:
+                raise link.lost() from error
+            if not n:
+                raise link.lost()
+            self._received += n
+            link.received(n)
+            if n < len(view) and not self._secure:
+                return
+        self._more = self._secure  # what TLS has decrypted already, epoll does not see
+
+    def _after(self) -> None:
+        """What follows each round: deferred work, then all that is to be written, in one go."""
+        host = self._host
+        if not self._usb_fds:
+            while self._device.reap():
+                pass
+        if host.due:
+            host.service()
+        replies = self._link.take_replies() if self._replies else b""
+        if self._outbox.parts or replies or self._blocked:
+            self._flush(replies)
+
+    def _flush(self, replies: bytes) -> None:
+        try:
+            blocked = not self._writer.flush(replies)
+        except OSError as error:
+            raise self._link.lost() from error
+        if blocked or self._blocked:
+            self._blocked = blocked
+            self._wait_for(select.EPOLLOUT if self._host.congested else select.EPOLLIN | blocked * select.EPOLLOUT)
+
+    def _wait_for(self, interest: int) -> None:
+        if interest != self._interest:
+            self._interest = interest
+            self._epoll.modify(self._sock_fd, interest)
+
+    # ---- the others
+
+    def _usb_gone(self, fd: int) -> None:
+        """The kernel hung up the device's node: every transfer has ended, and no more can be started."""
+        self._epoll.unregister(fd)
+        self._device.reap()
+        raise DeviceLostError(f"{self._device.name} was unplugged")
+
+    def _told(self, fd: int) -> None:
+        """A message of the starter's, its end, or a signal: anything but a question for numbers means stop."""
+        received = self._starter.receive() if fd == self._starter_fd else None
+        if received is None or not isinstance(received[0], AskStats):
+            raise Stopped
+        self._starter.send(self.stats())
+
+    def stats(self) -> Stats:
+        """The counters as of now."""
+        return Stats(to_vm=self._writer.written, from_vm=self._received, dropped=self._host.dropped)
+
+    # ---- the end
+
+    def say_goodbye(self) -> None:
+        """Take the device away from the guest and wait a bounded time for it to agree. Raises nothing that matters."""
+        host = self._host
+        host.disconnect()
+        deadline = time.monotonic() + ACK_SECONDS
+        try:
+            while not (self._writer.flush(self._link.take_replies()) and host.acknowledged):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                self._device.reap()
+                self._await_socket(left)
+        except (OSError, ConnectionLostError, Stopped):
+            return  # the VM is gone too: nobody is left to be told
+
+    def _await_socket(self, seconds: float) -> None:
+        poller = select.poll()
+        poller.register(self._sock_fd, select.POLLIN | (0 if not self._host.outbox.size else select.POLLOUT))
+        if poller.poll(seconds * 1000):
+            self._read()

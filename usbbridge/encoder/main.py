@@ -1,0 +1,126 @@
+"""The encoder process: one device, one VM, from the message that starts it to the one that says how it ended.
+
+It is started as `python -m usbbridge.encoder FD`, FD being its end of a connection to the process that started it. It
+needs no access to /dev/bus/usb and opens nothing there: the device comes as a file descriptor.
+"""
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+
+from usbbridge import __version__
+from usbbridge.backend.base import Device
+from usbbridge.encoder.link import RawLink, SpiceLink, open_link
+from usbbridge.encoder.loop import Loop, Stopped
+from usbbridge.errors import ConnectionLostError, ProtocolError, UsbBridgeError
+from usbbridge.ipc.channel import MessageChannel
+from usbbridge.ipc.messages import Ended, Progressed, Start
+from usbbridge.redirect.host import Host, Progress
+from usbbridge.spice.errors import ChannelBusyError, NoSuchChannelError
+from usbbridge.spice.targets import Target, parse_target
+
+HELLO = f"usbbridge {__version__}"
+STEPS = {Progress.HELLO: "hello", Progress.ANNOUNCED: "announced", Progress.ATTACHED: "attached"}
+
+
+def open_device(start: Start, fd: int | None) -> Device:
+    """The device that the message names; nothing is claimed yet. Raises UsbBridgeError subclasses."""
+    if start.disk:
+        from usbbridge.backend.emulated.disk import open_disk
+
+        return open_disk(start.disk)
+    from usbbridge.backend import libusb
+
+    return libusb.open_fd(fd) if start.usbfs and fd is not None else libusb.open_selected(start.selector)
+
+
+def wake_on_sigterm() -> int:
+    """A descriptor that becomes readable at SIGTERM. SIGINT is ignored: Ctrl-C is for the process that started us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer)
+    return reader
+
+
+class Encoder:
+    """One attachment: tries the channels it was given until one is free."""
+
+    def __init__(self, starter: MessageChannel, start: Start, device: Device, wakeup_fd: int) -> None:
+        self._starter, self._start, self._device, self._wakeup_fd = starter, start, device, wakeup_fd
+        self._target: Target = parse_target(start.target)
+
+    def run(self) -> None:
+        """Until the end. Raises what ended it; Stopped if that was wanted."""
+        channels = list(self._start.channels) or [0]
+        for channel in channels:
+            try:
+                self._attach(channel)
+            except (ChannelBusyError, NoSuchChannelError):
+                if channel == channels[-1]:
+                    raise
+
+    def _attach(self, channel: int) -> None:
+        host = Host(self._device, version=HELLO, on_progress=lambda progress: self._tell(progress, host))
+        link = open_link(self._start, self._target, channel, host)
+        try:
+            self._starter.send(Progressed("linked", str(channel) if isinstance(link, SpiceLink) else ""))
+            self._drive(host, link)
+        finally:
+            link.sock.close()
+
+    def _drive(self, host: Host, link: RawLink | SpiceLink) -> None:
+        loop = Loop(host, self._device, link, self._starter, self._wakeup_fd)
+        gc.collect()
+        gc.freeze()  # what was made up to here stays: no need to look at it again and again
+        try:
+            loop.run()
+        except (ConnectionLostError, ProtocolError):
+            raise  # nobody is left to be told, or one that can't be talked to
+        except (UsbBridgeError, Stopped):
+            loop.say_goodbye()
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                self._starter.send(loop.stats())
+            host.close()
+
+    def _tell(self, progress: Progress, host: Host) -> None:
+        detail = {
+            Progress.HELLO: host.guest_version,
+            Progress.ANNOUNCED: self._device.name,
+            Progress.ATTACHED: self._device.name,
+        }[progress]
+        self._starter.send(Progressed(STEPS[progress], detail))
+
+
+def attach(starter: MessageChannel, wakeup_fd: int) -> Ended:
+    """Receive the start message and do what it says; how it ended."""
+    received = starter.receive()
+    if received is None or not isinstance(received[0], Start):
+        return Ended(2, "the first message has to be a start message")
+    start, fd = received
+    assert isinstance(start, Start)
+    try:
+        device = open_device(start, fd)
+        try:
+            Encoder(starter, start, device, wakeup_fd).run()
+        finally:
+            device.close()
+    except Stopped:
+        return Ended(0)
+    except UsbBridgeError as error:
+        return Ended(error.exit_status, error.message, error.hint, type(error).__name__)
+    raise AssertionError("an attachment ends by Stopped or by an error")
+
+
+def main() -> int:
+    """The process: exit status 0 if it was told to stop, otherwise that of the error."""
+    starter = MessageChannel(socket.socket(fileno=int(sys.argv[1])))
+    ended = attach(starter, wake_on_sigterm())
+    with contextlib.suppress(OSError):  # the starter may be gone
+        starter.send(ended)
+    return ended.status

@@ -1,0 +1,129 @@
+"""Writing to the VM: what collected in the outbox goes out in as few system calls as it can, without copying the data.
+
+Everything that is ready together is one SPICE message and one `sendmsg`; what the socket does not take waits here, and
+transfers stay held until the last byte of their batch is written.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable
+
+from usbbridge.backend.base import Transfer
+from usbbridge.redirect.outbox import Outbox
+
+Parts = list[bytes | memoryview]
+
+MAX_BATCH = 1 << 20
+"usbredir bytes in one SPICE message: QEMU takes up to 1 MiB from the server at a time. Larger outboxes go in several."
+
+IOV_MAX = 1024
+"Parts of one sendmsg: Linux's UIO_MAXIOV."
+
+TLS_CHUNK = 256 << 10
+"""Bytes joined for one TLS write: a copy costs a hundredth of the encryption, a record of its own for each header
+costs more."""
+
+
+class Writer:
+    """Writes an outbox to a non-blocking socket. `frame` puts a SPICE message around a batch; None if raw."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        outbox: Outbox,
+        frame: Callable[[Parts, int], Parts] | None,
+        release: Callable[[list[Transfer]], None],
+    ) -> None:
+        self.written = 0
+        "usbredir bytes written so far."
+        self._outbox, self._frame, self._release = outbox, frame, release
+        self._parts: Parts = []  # the batch that is being written
+        self._left = 0  # bytes of it that are not written yet
+        self._size = 0  # usbredir bytes in it
+        self._held: list[Transfer] = []
+        self._sendmsg = self._send_joined if isinstance(sock, ssl.SSLSocket) else self._send_vector
+        self._sock = sock
+
+    def flush(self, urgent: bytes = b"") -> bool:
+        """Write what is there, `urgent` (whole SPICE messages) before the next batch. False if the socket is full.
+
+        Raises OSError when the connection is broken.
+        """
+        if urgent:
+            self._parts.append(urgent)
+            self._left += len(urgent)
+        outbox = self._outbox
+        while True:
+            if not self._left:
+                if not outbox.parts:
+                    return True
+                self._load(outbox)
+            try:
+                sent = self._sendmsg()
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return False
+            if sent == self._left:
+                self._batch_written(outbox)
+            else:
+                self._left -= sent
+                _advance(self._parts, sent)
+
+    def _load(self, outbox: Outbox) -> None:
+        """Make the outbox's content the next batch; if that is too much, the front of it."""
+        size = outbox.size
+        if size <= MAX_BATCH:
+            parts, outbox.parts = outbox.parts, []
+            if outbox.held:
+                self._held, outbox.held = outbox.held, []
+        else:
+            parts, size, outbox.parts = _split(outbox.parts, MAX_BATCH)
+            if not outbox.parts:
+                self._held, outbox.held = outbox.held, []
+        self._size = self._left = size
+        if self._frame is not None:
+            parts = self._frame(parts, size)
+            self._left = sum(map(len, parts))
+        self._parts = parts
+
+    def _batch_written(self, outbox: Outbox) -> None:
+        self._parts, self._left = [], 0
+        outbox.size -= self._size
+        self.written += self._size
+        self._size = 0
+        if self._held:
+            held, self._held = self._held, []
+            self._release(held)
+
+    def _send_vector(self) -> int:
+        parts = self._parts
+        return self._sock.sendmsg(parts if len(parts) <= IOV_MAX else parts[:IOV_MAX])
+
+    def _send_joined(self) -> int:
+        chunk, _, _ = _split(self._parts, TLS_CHUNK)
+        return self._sock.send(b"".join(chunk))
+
+
+def _split(parts: Parts, size: int) -> tuple[Parts, int, Parts]:
+    """The first `size` bytes of the parts, how many they are, and the rest; one part may be cut."""
+    total = 0
+    for i, part in enumerate(parts):
+        if total + len(part) >= size:
+            view = memoryview(part)
+            cut = size - total
+            rest = parts[i + 1 :] if cut == len(part) else [view[cut:], *parts[i + 1 :]]
+            return [*parts[:i], view[:cut]], size, rest
+        total += len(part)
+    return parts, total, []
+
+
+def _advance(parts: Parts, sent: int) -> None:
+    """Drop `sent` bytes from the front, in place."""
+    done = 0
+    for part in parts:
+        if sent < len(part):
+            break
+        sent -= len(part)
+        done += 1
+    del parts[:done]
+    if sent:
+        parts[0] = memoryview(parts[0])[sent:]

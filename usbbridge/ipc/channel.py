@@ -1,0 +1,65 @@
+"""A connection between two processes of the bridge: whole messages and file descriptors over an AF_UNIX socket.
+
+SOCK_SEQPACKET keeps message borders and the descriptors that belong to a message together, and tells of the other
+end's death by end of file; so there is no framing of our own to get wrong.
+"""
+
+import array
+import os
+import socket
+
+from usbbridge.errors import RemoteProtocolError
+from usbbridge.ipc.messages import MAX_MESSAGE, Message, decode, encode
+
+MAX_FDS = 1
+"Descriptors beside one message: the device's."
+
+
+def pair() -> tuple["MessageChannel", socket.socket]:
+    """Our end, and the other process's end as a socket to be inherited."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return MessageChannel(ours), theirs
+
+
+class MessageChannel:
+    """One end of the connection. Blocking by default; `fileno()` is for a poll loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def send(self, message: Message, fd: int | None = None) -> None:
+        """Send a message, and with it a descriptor. Raises BrokenPipeError or ConnectionResetError if the other end
+        is gone."""
+        socket.send_fds(self._sock, [encode(message)], [] if fd is None else [fd])
+
+    def receive(self) -> tuple[Message, int | None] | None:
+        """The next message and its descriptor, which belongs to the caller; None at the end.
+
+        Raises RemoteProtocolError for what is no message; descriptors that came with that are closed.
+        """
+        fds = array.array("i")
+        space = socket.CMSG_SPACE(MAX_FDS * fds.itemsize)
+        try:
+            data, control, flags, _ = self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return None
+        for level, kind, payload in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if not data and not fds:
+            return None
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise RemoteProtocolError("a message that is too long, or has too many descriptors")
+            return decode(data), fds.pop() if fds else None
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Close our end."""
+        self._sock.close()

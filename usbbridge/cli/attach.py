@@ -1,0 +1,261 @@
+"""`usbbridge attach`: give a device to a VM, and stay until it is taken back."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import click
+
+from usbbridge.cli.completion import complete_device
+from usbbridge.errors import NotFoundError, UsageError, UsbBridgeError
+from usbbridge.ipc.messages import Ended, Message, Progressed, Stats
+
+PASSWORD_VARIABLE: Final = "USBBRIDGE_PASSWORD"  # noqa: S105  # a name, not a password
+MAX_PASSWORD_FILE: Final = 4096
+"Bytes: SPICE passwords have 60 at the most; more means that another file was meant."
+
+NO_SERVICE: Final = "usbbridge has no background service yet"
+
+
+@click.command("attach")
+@click.argument("device", required=False, shell_complete=complete_device)
+@click.option("--vm", "target", required=True, metavar="TARGET", help="Where the VM is; see below.")
+@click.option("--foreground", is_flag=True, help="Do it all in this command, until Ctrl-C takes the device back.")
+@click.option("--serial", help="The device with this serial number.")
+@click.option(
+    "--password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"File whose first line is the SPICE password. Or set {PASSWORD_VARIABLE}; else it is asked for if needed.",
+)
+@click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="CA certificates to trust, PEM.")
+@click.option("--host-subject", help="Subject that the server's certificate must have, instead of the host's name.")
+@click.option("--no-compression", is_flag=True, help="Never compress with LZ4, nor ask the server to.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each step.")
+def command(
+    device: str | None,
+    target: str,
+    foreground: bool,
+    serial: str | None,
+    password_file: Path | None,
+    ca_file: str | None,
+    host_subject: str | None,
+    no_compression: bool,
+    as_json: bool,
+) -> int:
+    """Give DEVICE to a virtual machine.
+
+    DEVICE is a place (1-2.3), an id (0951:1666) or a unique part of a name, as `usbbridge list` shows them; or
+    disk:IMAGE[,ro], a disk image as a USB flash drive (an .iso as a CD-ROM).
+
+    \b
+    TARGET is one of
+      spice://HOST:PORT        a SPICE server
+      spice+tls://HOST:PORT    the same on its TLS port
+      spice+unix:PATH          the same on a UNIX socket
+      tcp://HOST:PORT          a raw usbredir port (QEMU: -chardev socket)
+      unix:PATH                the same on a UNIX socket
+    """
+    if not foreground:
+        raise UsageError(NO_SERVICE, hint="add --foreground: the device stays attached while the command runs")
+    from usbbridge.control.foreground import Request
+
+    display: Display = JsonLines() if as_json else Terminal() if sys.stdout.isatty() else Lines()
+    chosen = _choose(device, serial)
+    request = Request(
+        **chosen,
+        target=target,
+        password=_password(password_file),
+        ca_file=str(Path(ca_file).absolute()) if ca_file else "",
+        host_subject=host_subject or "",
+        compression="never" if no_compression else "auto",
+        watch=display.watches,
+    )
+    return _attach(request, display, may_ask=password_file is None and PASSWORD_VARIABLE not in os.environ)
+
+
+class Display(Protocol):
+    """Where the progress of an attachment is shown."""
+
+    watches: bool
+    "Whether it wants Stats all the time."
+
+    def show(self, message: Message) -> None:
+        """Something has happened."""
+
+    def end(self, ended: Ended) -> None:
+        """It is over."""
+
+
+class Lines:
+    """Plain lines, for pipes and logs."""
+
+    watches = False
+    _words: Final = {
+        "linked": "connected to the VM",
+        "hello": "the VM's USB port answers",
+        "announced": "announced to the VM",
+        "attached": "attached",
+    }
+
+    def __init__(self) -> None:
+        self._stats = Stats(0, 0, 0)
+
+    def show(self, message: Message) -> None:
+        if isinstance(message, Progressed):
+            detail = f" (channel {message.detail})" if message.step == "linked" and message.detail else ""
+            detail = f": {message.detail}" if message.detail and not detail else detail
+            click.echo(self._words.get(message.step, message.step) + detail)
+        elif isinstance(message, Stats):
+            self._stats = message
+
+    def end(self, ended: Ended) -> None:
+        if not ended.status:
+            total = f"{_bytes(self._stats.to_vm)} to the VM, {_bytes(self._stats.from_vm)} from it"
+            click.echo(f"detached ({total})")
+
+
+class Terminal(Lines):
+    """Lines for people, and below them one that shows the rates as they are."""
+
+    watches = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console  # only for a terminal, and only now: it takes a while to import
+        from rich.live import Live
+
+        self._live = Live(console=Console(highlight=False), auto_refresh=False, transient=True)
+        self._live.start()
+        self._at = time.monotonic()
+
+    def show(self, message: Message) -> None:
+        if not isinstance(message, Stats):
+            super().show(message)
+            return
+        now, before = time.monotonic(), self._stats
+        seconds = max(now - self._at, 0.001)
+        up, down = (message.to_vm - before.to_vm) / seconds, (message.from_vm - before.from_vm) / seconds
+        totals = f"{_bytes(message.to_vm)} and {_bytes(message.from_vm)} in all"
+        dropped = f", {message.dropped} reports dropped" if message.dropped else ""
+        line = f"to the VM {_bytes(up)}/s, from it {_bytes(down)}/s; {totals}{dropped}. Ctrl-C takes it back."
+        self._live.update(line, refresh=True)
+        self._stats, self._at = message, now
+
+    def end(self, ended: Ended) -> None:
+        self._live.stop()
+        super().end(ended)
+
+
+class JsonLines:
+    """One JSON object a line, for programs: its `event` is a step's name, `stats` or `ended`."""
+
+    watches = True
+
+    def show(self, message: Message) -> None:
+        if isinstance(message, Progressed):
+            self._print({"event": message.step, "detail": message.detail})
+        elif isinstance(message, Stats):
+            fields = {"to_vm": message.to_vm, "from_vm": message.from_vm, "dropped": message.dropped}
+            self._print({"event": "stats", **fields})
+
+    def end(self, ended: Ended) -> None:
+        fields = {"status": ended.status, "error": ended.error or None, "message": ended.message or None}
+        self._print({"event": "ended", **fields, "hint": ended.hint or None})
+
+    @staticmethod
+    def _print(fields: dict[str, Any]) -> None:
+        click.echo(json.dumps(fields, ensure_ascii=False))
+
+
+class AttachmentError(UsbBridgeError):
+    """The attachment ended by itself: the status and the words are the encoder's."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.message, hint=ended.hint)
+        self.exit_status = ended.status
+        self.error = ended.error
+
+
+def _attach(request: Any, display: Display, *, may_ask: bool) -> int:
+    """Run the attachment; ask for a password if the server wants one and somebody is there to ask."""
+    import dataclasses
+
+    from usbbridge.control.foreground import attach
+    from usbbridge.spice.errors import WrongTicketError
+
+    try:
+        ended = attach(request, display.show)
+    except WrongTicketError as error:
+        if not (may_ask and sys.stdin.isatty() and sys.stderr.isatty()):
+            display.end(_as_ended(error))
+            raise
+        password = click.prompt(f"Password for {request.target}", hide_input=True, err=True)
+        return _attach(dataclasses.replace(request, password=password), display, may_ask=False)
+    except UsbBridgeError as error:
+        display.end(_as_ended(error))
+        raise
+    display.end(ended)
+    if ended.status:
+        raise AttachmentError(ended)
+    return 0
+
+
+def _as_ended(error: UsbBridgeError) -> Ended:
+    return Ended(error.exit_status, error.message, error.hint, type(error).__name__)
+
+
+def _choose(device: str | None, serial: str | None) -> dict[str, Any]:
+    """The fields of a Request that name the device, after opening it if it is a real one."""
+    if device and device.startswith("disk:"):
+        if serial:
+            raise UsageError("--serial is for USB devices; a disk image is named by its path")
+        return {"name": device, "disk": _absolute(device)}
+    if os.environ.get("USBBRIDGE_LIBUSB") and not serial and device:
+        return {"name": device, "selector": device}  # that libusb may have devices of its own
+    return _open(device, serial)
+
+
+def _absolute(spec: str) -> str:
+    prefix, path = spec[:5], spec[5:]
+    return prefix + str(Path(path).absolute()) if path else spec
+
+
+def _open(device: str | None, serial: str | None) -> dict[str, Any]:
+    from usbbridge.monitor.inventory import devices, find
+    from usbbridge.monitor.node import give_back, open_node
+
+    entries = [entry for entry in devices() if not entry.is_root_hub]
+    if not entries and device:
+        raise NotFoundError("this machine has no USB devices", hint="usbbridge list shows what is plugged in")
+    entry = find(entries, device, serial=serial)
+    if entry.obstacle:
+        raise entry.obstacle.error()
+    fd = open_node(entry)
+    numbers = [interface.number for interface in entry.interfaces if interface.driver]
+    return {"name": str(entry), "usbfs_fd": fd, "give_back": lambda: give_back(fd, entry.node, numbers)}
+
+
+def _password(file: Path | None) -> str:
+    """From the file, else from the environment, else none."""
+    if file is None:
+        return os.environ.get(PASSWORD_VARIABLE, "")
+    with file.open("rb") as stream:
+        data = stream.read(MAX_PASSWORD_FILE + 1)
+    if len(data) > MAX_PASSWORD_FILE:
+        raise UsageError(f"{file} is too long to be a password file", hint="it holds the password alone, in one line")
+    try:
+        return data.split(b"\n", 1)[0].rstrip(b"\r").decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text") from error
+
+
+def _bytes(n: float) -> str:
+    """`1.5 MB`: decimal units, as for rates."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"

@@ -1,0 +1,109 @@
+"""Who uses the disks that a USB device provides: mounts, swap, and what is stacked on them (LVM, LUKS, RAID, loop).
+
+Taking a disk away from under a mounted file system loses data, so the device is then not to be had. What is mounted
+only in another mount namespace is not seen here.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from usbbridge.usb.identity import clean_words
+
+MAX_STACK: Final = 8
+"Layers followed upwards from a disk (partition, RAID, LUKS, LVM ...). Deeper is taken to be in use."
+
+
+class BlockUse:
+    """What uses block devices at this moment, read once from below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def of(self, device: Path) -> list[str]:
+        """What the disks of the USB device at the sysfs path `device` are used for, one phrase a use; none if free."""
+        uses: list[str] = []
+        for name, path in self._paths.items():
+            if path.is_relative_to(device):
+                uses += self._uses(name, 0)
+        return list(dict.fromkeys(uses))
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        """Every block device, partitions too, and where it hangs in the device tree."""
+        folder = self._root / "sys/class/block"
+        return {link.name: link.resolve() for link in sorted(folder.iterdir())} if folder.is_dir() else {}
+
+    def _uses(self, name: str, depth: int) -> Iterator[str]:
+        if depth > MAX_STACK:
+            yield f"{name} is in use"
+            return
+        for place in self._mounts.get(name, ()):
+            yield f"{name} is mounted at {clean_words(place)}"
+        if name in self._btrfs and name not in self._mounts:
+            yield f"{name} is part of a mounted btrfs"
+        if name in self._swaps:
+            yield f"{name} is in use as swap"
+        for holder in self._holders(name):
+            above = list(self._uses(holder, depth + 1))
+            yield from above or [f"{name} is part of {self._title(holder)}"]
+
+    def _holders(self, name: str) -> list[str]:
+        folder = self._root / "sys/class/block" / name / "holders"
+        stacked = sorted(link.name for link in folder.iterdir()) if folder.is_dir() else []
+        return stacked + self._loops.get(name, [])
+
+    def _title(self, name: str) -> str:
+        mapped = clean_words(_read(self._root / "sys/class/block" / name / "dm/name"))
+        return f"{name} ({mapped})" if mapped else name
+
+    @cached_property
+    def _mounts(self) -> dict[str, list[str]]:
+        """Block device → mount points (proc_pid_mountinfo(5)), by number, or by name where btrfs hides the number."""
+        numbers = {_read(self._root / "sys/class/block" / name / "dev"): name for name in self._paths}
+        mounts: dict[str, list[str]] = {}
+        for line in _read(self._root / "proc/self/mountinfo").splitlines():
+            fields, _, tail = line.partition(" - ")
+            number, place = fields.split(" ")[2:5:2]
+            name = numbers.get(number) or _device_name(tail.split(" ")[1])
+            mounts.setdefault(name, []).append(_unescape(place))
+        return mounts
+
+    @cached_property
+    def _btrfs(self) -> set[str]:
+        """Block devices of mounted btrfs file systems; a mount names only one of several."""
+        return {link.name for link in self._root.glob("sys/fs/btrfs/*/devices/*")}
+
+    @cached_property
+    def _swaps(self) -> set[str]:
+        lines = _read(self._root / "proc/swaps").splitlines()[1:]
+        return {_device_name(line.split()[0]) for line in lines if line.strip()}
+
+    @cached_property
+    def _loops(self) -> dict[str, list[str]]:
+        """Block device → loop devices set up on it; the kernel lists them nowhere among its holders."""
+        loops: dict[str, list[str]] = {}
+        for file in self._root.glob("sys/class/block/loop*/loop/backing_file"):
+            loops.setdefault(_device_name(_read(file)), []).append(file.parts[-3])
+        return loops
+
+
+def _read(path: Path) -> str:
+    """A small kernel file without its line end; empty if it is not there (any more)."""
+    try:
+        return path.read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+
+
+def _unescape(field: str) -> str:
+    """Octal escapes for space, tab, newline and backslash, as in proc_pid_mountinfo(5)."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def _device_name(source: str) -> str:
+    """`sda1` for `/dev/sda1`; empty for what is no device, such as `tmpfs` or a file."""
+    path = _unescape(source)
+    return path.removeprefix("/dev/").replace("/", "!") if path.startswith("/dev/") else ""

@@ -1,0 +1,1 @@
+"""Tools for developing usbbridge; nothing here is installed."""

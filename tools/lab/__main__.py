@@ -1,0 +1,5 @@
+"""`python -m tools.lab`."""
+
+from tools.lab.cli import main
+
+main()

@@ -1,0 +1,178 @@
+"""The client machine: real usbfs, with devices of QEMU's that are plugged and unplugged while it runs."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.lab.host import LabError
+from tools.lab.machine import Machine
+from tools.lab.process import PATIENCE
+
+# Ports of its xHCI: each of the first also has a super-speed side, the others have none, so what is plugged there runs
+# at high speed at most. Linux shows the first side as bus 1 and the super-speed side as bus 2.
+SUPER_SPEED_PORTS = range(1, 5)
+HIGH_SPEED_PORTS = range(5, 13)
+
+DEVICES = [
+    *("-device", f"qemu-xhci,id=xhci,p2={len(SUPER_SPEED_PORTS) + len(HIGH_SPEED_PORTS)},p3={len(SUPER_SPEED_PORTS)}"),
+    *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,id=nic,romfile="),
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plugged:
+    """A device of QEMU's in the client machine."""
+
+    id: str
+    "QEMU's name for it."
+    port: int
+    "Port of the xHCI."
+    bus_port: str
+    "The kernel's name for it, as in /sys/bus/usb/devices: BUS-PORT."
+    drive: str | None = None
+    chardev: str | None = None
+
+    @property
+    def sysfs(self) -> str:
+        """Its folder in the client machine's sysfs."""
+        return f"/sys/bus/usb/devices/{self.bus_port}"
+
+
+class Client(Machine):
+    """The machine that devices are plugged into."""
+
+    def __init__(self, folder: Path, *, visible: Sequence[Path] = (), host_names: str = "", memory: int = 1024) -> None:
+        super().__init__("client", folder, DEVICES, memory=memory, visible=visible, host_names=host_names)
+        self._plugged: dict[int, Plugged] = {}
+        self._count = 0
+
+    @property
+    def plugged(self) -> list[Plugged]:
+        """What is plugged in now."""
+        return list(self._plugged.values())
+
+    def plug(
+        self,
+        kind: str,
+        *,
+        image: Path | None = None,
+        chardev: Path | None = None,
+        speed: str = "high",
+        name: str | None = None,
+        **properties: str | bool,
+    ) -> Plugged:
+        """Plug in a device of QEMU's (usb-storage, usb-kbd, usb-serial, ...) and wait until the kernel has it.
+
+        `image` is the disk of a usb-storage. `chardev` is the path of a listening unix socket that a usb-serial
+        connects to. `speed` "super" takes a super-speed port; any other takes one without that side.
+        """
+        self.wait_ready()
+        port = self._free_port(speed)
+        name = name or self._name(kind)
+        drive = self._add_drive(name, image) if image else None
+        socket_name = self._add_chardev(name, chardev) if chardev else None
+        since = len(self.uevents())
+        self.qmp.command(
+            "device_add",
+            driver=kind,
+            id=name,
+            bus="xhci.0",
+            port=str(port),
+            drive=drive,
+            chardev=socket_name,
+            **properties,
+        )
+        device = Plugged(name, port, f"{2 if speed == 'super' else 1}-{port}", drive, socket_name)
+        self._plugged[port] = device
+        self.wait_until(lambda: self._is_there(device, since), f"device {kind} at {device.bus_port}")
+        return device
+
+    def unplug(self, device: Plugged) -> None:
+        """Pull it out, and wait until QEMU and the kernel have seen that."""
+        self.pull(device)
+        self.wait_until(lambda: not self.glob(device.sysfs), f"end of {device.bus_port}")
+
+    def pull(self, device: Plugged) -> None:
+        """Pull it out, and wait for QEMU only."""
+        mark = self.qmp.mark
+        self.qmp.command("device_del", id=device.id)
+        self.qmp.wait_event("DEVICE_DELETED", since=mark, data={"device": device.id})
+        del self._plugged[device.port]
+        if device.drive:
+            self.qmp.command("blockdev-del", node_name=device.drive)
+        if device.chardev:
+            self.qmp.command("chardev-remove", id=device.chardev)
+
+    def unplug_all(self) -> None:
+        """Pull everything out."""
+        for device in self.plugged:
+            self.unplug(device)
+
+    def network(self, *, up: bool) -> None:
+        """Connect or cut its network cable."""
+        self.qmp.command("set_link", name="nic", up=up)
+
+    def press(self, *keys: str) -> None:
+        """Press keys together and let them go, on the keyboard plugged in last; names as in QEMU's QKeyCode."""
+        for down in (True, False):
+            events = [{"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}} for key in keys]
+            self.qmp.command("input-send-event", events=events)
+
+    def drivers(self, device: Plugged) -> list[str]:
+        """Names of the kernel's drivers that hold its interfaces; "usbfs" while a program has claimed them."""
+        links = self.links(f"/sys/bus/usb/devices/{device.bus_port}:*/driver")
+        return sorted(Path(target).name for target in links.values())
+
+    def wait_driver(self, device: Plugged, driver: str, timeout: float = PATIENCE) -> None:
+        """Wait until a kernel driver holds each of its interfaces."""
+        self.wait_until(lambda: set(self.drivers(device)) == {driver}, f"{driver} on {device.bus_port}", timeout)
+
+    def node(self, device: Plugged) -> str:
+        """Its device node: /dev/bus/usb/BUS/NUMBER."""
+        bus, number = (int(self.read_text(f"{device.sysfs}/{name}")) for name in ("busnum", "devnum"))
+        return f"/dev/bus/usb/{bus:03}/{number:03}"
+
+    def holders(self, path: str) -> list[int]:
+        """Numbers of the processes that have a file open."""
+        return sorted({int(link.split("/")[2]) for link, to in self.links("/proc/[0-9]*/fd/*").items() if to == path})
+
+    def processes(self, part: str) -> list[int]:
+        """Numbers of the processes with `part` in their command line."""
+        found = []
+        for path in self.glob("/proc/[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if part in self.read_text(path).replace("\0", " "):
+                    found.append(int(path.split("/")[2]))
+        return found
+
+    def _is_there(self, device: Plugged, since: int) -> bool:
+        """Whether the kernel has found its interfaces, too: those are announced after the device."""
+        prefix = f"/{device.bus_port}/{device.bus_port}:"
+        return any(
+            event.get("ACTION") == "add" and prefix in event.get("DEVPATH", "") for _, event in self.uevents()[since:]
+        )
+
+    def _free_port(self, speed: str) -> int:
+        ports = SUPER_SPEED_PORTS if speed == "super" else HIGH_SPEED_PORTS
+        for port in ports:
+            if port not in self._plugged:
+                return port
+        raise LabError(f"all {len(ports)} ports of the client are taken")
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}-{self._count}"
+
+    def _add_drive(self, name: str, image: Path) -> str:
+        drive = f"{name}-drive"
+        self.qmp.command("blockdev-add", driver="raw", node_name=drive, file={"driver": "file", "filename": str(image)})
+        return drive
+
+    def _add_chardev(self, name: str, path: Path) -> str:
+        chardev = f"{name}-line"
+        address = {"type": "unix", "data": {"path": str(path)}}
+        self.qmp.command(
+            "chardev-add", id=chardev, backend={"type": "socket", "data": {"addr": address, "server": False}}
+        )
+        return chardev

@@ -20,15 +20,13 @@ from collections.abc import Callable
 from enum import Enum
 
 from usbbridge.backend.base import Device, Transfer
-from usbbridge.errors import DeviceError, DeviceLostError, RefusedError, UsbBridgeError
+from usbbridge.errors import DeviceLostError, RefusedError, UsbBridgeError
 from usbbridge.redirect.interrupt import InterruptReceiving
-from usbbridge.redirect.layout import Layout
 from usbbridge.redirect.limits import DRAIN_SECONDS, MAX_TRANSFER, OUTBOX_HIGH
 from usbbridge.redirect.outbox import Outbox
-from usbbridge.redirect.quirks import NO_RESET
+from usbbridge.redirect.settings import INTERCEPTED, NO_SUCH_INTERFACE, Settings
 from usbbridge.redirect.status import redir_speed
 from usbbridge.redirect.transfers import Transfers
-from usbbridge.usb.ch9 import Feature, Request
 from usbbridge.usbredir import filter as redir_filter
 from usbbridge.usbredir import packets
 from usbbridge.usbredir.codec import Codec
@@ -45,8 +43,6 @@ CAPS = (
     | Cap.BULK_LENGTH_32BIT
 )
 """What this host can do. Without BULK_STREAMS and BULK_RECEIVING a guest uses plain bulk transfers instead."""
-
-_NO_SUCH_SETTING = 255  # alt in alt_setting_status for an interface that does not exist
 
 
 class Progress(Enum):
@@ -72,9 +68,9 @@ class Host:
         self._announce_due = False
         self._failure: UsbBridgeError | None = None
         self._rules: tuple[redir_filter.FilterRule, ...] | None = None
-        self._layout = Layout(None, device.speed)
         self._transfers = Transfers(device, self.outbox, self._lost)
         self._reports = InterruptReceiving(device, self.outbox, self._lost, self._stalled)
+        self._settings = Settings(device, self._transfers, self._reports, self._send)
         # the sink of the codec: data packets go straight to the transfers
         self.bulk, self.interrupt = self._transfers.bulk, self._transfers.interrupt
         self.data_area = self._transfers.data_area
@@ -152,7 +148,7 @@ class Host:
             lost = isinstance(self._failure, DeviceLostError)
             if not lost and self._device.drain(DRAIN_SECONDS) and self._transfers.touched:
                 with contextlib.suppress(DeviceLostError):
-                    self._reset_device()
+                    self._settings.reset_device()
             self._device.close()
 
     @property
@@ -165,13 +161,13 @@ class Host:
     def _announce(self) -> None:
         """Claim, reset, and tell the guest: only now, when there is a guest, is the device taken from its kernel
         driver."""
-        self._layout = Layout(self._device.configuration(), self._device.speed)
+        self._settings.read()
         self._check_filter()
         self._claimed = True  # or a part of it, if that fails
         self._device.claim()
-        self._reset_device()
+        self._settings.reset_device()
         self._transfers.connect()
-        self._send_layout()
+        self._settings.tell()
         d = self._device.descriptor
         speed = redir_speed(self._device.speed)
         self._send(
@@ -185,7 +181,7 @@ class Host:
         if self._rules is None:
             return
         d = self._device.descriptor
-        interfaces = self._layout.interface_info().interfaces
+        interfaces = self._settings.layout.interface_info().interfaces
         facts = redir_filter.DeviceFacts(
             d.class_, d.subclass, d.protocol, d.vendor, d.product, d.bcd_device, interfaces
         )
@@ -204,14 +200,6 @@ class Host:
 
     def _send(self, packet: Packet, packet_id: int = 0) -> None:
         self.outbox.put(self.codec.encode(packet, packet_id))
-
-    def _send_layout(self) -> None:
-        """interface_info and ep_info, and what the transfers may use from now on."""
-        endpoints = self._layout.endpoints()
-        self._transfers.set_endpoints(endpoints)
-        self._reports.set_endpoints(endpoints)
-        self._send(self._layout.interface_info())
-        self._send(self._layout.ep_info())
 
     def _stalled(self) -> None:
         self.due = True
@@ -265,94 +253,32 @@ class Host:
         """A reset has no answer; one of a device that was not used since the last is skipped, as it is asked for
         twice at attach."""
         self._use()
-        if not self._announced or not self._transfers.touched:
-            return
-        self._transfers.cancel_all()
-        self._reports.stop_all(say=RedirStatus.STALL)
-        self._device.drain(DRAIN_SECONDS)
-        self._reset_device()
+        if self._announced and self._transfers.touched:
+            self._settings.reset()
 
-    def _reset_device(self) -> None:
-        """Reset, unless the device does not bear it. A device that fails to come back is lost."""
-        d = self._device.descriptor
-        self._transfers.touched = False
-        if (d.vendor, d.product) in NO_RESET:
-            return
-        try:
-            self._device.reset()
-        except UsbBridgeError as error:
-            raise DeviceLostError(f"{self._device.name} did not come back from a reset: {error}") from error
-
-    def _quiesce(self, endpoints: set[int] | None) -> bool:
-        """Nothing may be in flight while the kernel changes a configuration or setting. False if that can't be had."""
-        self._transfers.cancel_all(endpoints)
-        self._reports.stop_all(endpoints, say=RedirStatus.STALL)
-        return self._device.drain(DRAIN_SECONDS)
-
-    # ---- configuration
+    # ---- configurations and alternate settings
 
     def _on_set_configuration(self, packet_id: int, packet: Packet) -> None:
         assert isinstance(packet, packets.SetConfiguration)
-        status = self._set_configuration(packet.configuration)
-        self._send(packets.ConfigurationStatus(status, self._layout.value), packet_id)
-
-    def _set_configuration(self, value: int) -> RedirStatus:
-        if not self._announced:
-            return RedirStatus.IOERROR
-        if value == self._layout.value:
-            return RedirStatus.SUCCESS
-        self._transfers.touched = True
-        if not self._quiesce(None):
-            return RedirStatus.IOERROR
-        try:
-            self._device.set_configuration(value)
-        except DeviceLostError:
-            raise
-        except DeviceError:
-            self._device.claim()  # what was released for the change
-            return RedirStatus.STALL
-        self._layout = Layout(self._device.configuration(), self._device.speed)
-        self._send_layout()
-        return RedirStatus.SUCCESS
+        status = self._settings.set_configuration(packet.configuration) if self._announced else RedirStatus.IOERROR
+        self._send(packets.ConfigurationStatus(status, self._settings.configuration), packet_id)
 
     def _on_get_configuration(self, packet_id: int, packet: Packet) -> None:
         status = RedirStatus.SUCCESS if self._announced else RedirStatus.IOERROR
-        self._send(packets.ConfigurationStatus(status, self._layout.value), packet_id)
-
-    # ---- alternate settings
+        self._send(packets.ConfigurationStatus(status, self._settings.configuration), packet_id)
 
     def _on_set_alt_setting(self, packet_id: int, packet: Packet) -> None:
         assert isinstance(packet, packets.SetAltSetting)
-        status = self._set_alternate(packet.interface, packet.alt)
-        self._say_alternate(packet_id, status, packet.interface)
-
-    def _set_alternate(self, number: int, alternate: int) -> RedirStatus:
-        if not self._announced:
-            return RedirStatus.IOERROR
-        if not self._layout.has_setting(number, alternate):
-            return RedirStatus.INVAL
-        self._transfers.touched = True
-        if not self._quiesce(self._layout.endpoints_of(number)):
-            return RedirStatus.IOERROR
-        try:
-            self._device.set_interface(number, alternate)
-        except DeviceLostError:
-            raise
-        except DeviceError:
-            return RedirStatus.STALL
-        self._layout.alternates[number] = alternate
-        self._send_layout()
-        return RedirStatus.SUCCESS
+        number = packet.interface
+        status = self._settings.set_alternate(number, packet.alt) if self._announced else RedirStatus.IOERROR
+        self._send(packets.AltSettingStatus(status, number, self._settings.alternate(number)), packet_id)
 
     def _on_get_alt_setting(self, packet_id: int, packet: Packet) -> None:
         assert isinstance(packet, packets.GetAltSetting)
-        known = packet.interface in self._layout.alternates
-        status = RedirStatus.SUCCESS if known else RedirStatus.INVAL
-        self._say_alternate(packet_id, status if self._announced else RedirStatus.IOERROR, packet.interface)
-
-    def _say_alternate(self, packet_id: int, status: RedirStatus, number: int) -> None:
-        alternate = self._layout.alternates.get(number, _NO_SUCH_SETTING)
-        self._send(packets.AltSettingStatus(status, number, alternate), packet_id)
+        alternate = self._settings.alternate(packet.interface)
+        known = RedirStatus.INVAL if alternate == NO_SUCH_INTERFACE else RedirStatus.SUCCESS
+        status = known if self._announced else RedirStatus.IOERROR
+        self._send(packets.AltSettingStatus(status, packet.interface, alternate), packet_id)
 
     # ---- streams
 
@@ -396,41 +322,20 @@ class Host:
         """A control packet: to the device, but for the requests that the kernel must know of. `status` is garbage in
         QEMU's."""
         self._use()
-        if self._announced and (requesttype, request) in _INTERCEPTED:
-            answer = self._try_intercepted(request, value, index)
+        if self._announced and (requesttype, request) in INTERCEPTED:
+            answer = self._intercepted(request, value, index)
             if answer is not None:
                 self._transfers.drop_reserved()
                 self._transfers.answer_control(packet_id, endpoint, (request, requesttype, value, index), answer)
                 return
         self._transfers.control(packet_id, endpoint, request, requesttype, value, index, length, data)
 
-    def _try_intercepted(self, request: int, value: int, index: int) -> RedirStatus | None:
+    def _intercepted(self, request: int, value: int, index: int) -> RedirStatus | None:
         try:
-            return self._intercepted(request, value, index)
+            return self._settings.control(request, value, index)
         except UsbBridgeError as error:
             self._fail(error)
             return RedirStatus.IOERROR
-
-    def _intercepted(self, request: int, value: int, index: int) -> RedirStatus | None:
-        """Standard requests whose raw transfer would leave the kernel's idea of the device wrong; None: send it all
-        the same."""
-        if request == Request.SET_CONFIGURATION:
-            return self._set_configuration(value & 0xFF)
-        if request == Request.SET_INTERFACE:
-            return self._set_alternate(index & 0xFF, value & 0xFF)
-        if request == Request.CLEAR_FEATURE:
-            return self._clear_halt(index & 0xFF) if value == Feature.ENDPOINT_HALT else None
-        return RedirStatus.STALL  # SET_ADDRESS: the address is the client's business
-
-    def _clear_halt(self, endpoint: int) -> RedirStatus:
-        self._transfers.touched = True
-        try:
-            self._device.clear_halt(endpoint)
-        except DeviceLostError:
-            raise
-        except DeviceError:
-            return RedirStatus.STALL
-        return RedirStatus.SUCCESS
 
     def iso(self, packet_id: int, endpoint: int, status: int, length: int, data: memoryview) -> None:
         """Isochronous data for a stream that was refused: dropped, as on the bus."""
@@ -447,15 +352,3 @@ def _because(verdict: redir_filter.Verdict) -> str:
         return ": no rule of it is about this device"
     interface = f", interface {verdict.interface.interface}" if verdict.interface else ""
     return f" (rule {redir_filter.format((verdict.rule,))}{interface})"
-
-
-_INTERCEPTED = frozenset(
-    {
-        (0x00, Request.SET_CONFIGURATION),
-        (0x00, Request.SET_ADDRESS),
-        (0x01, Request.SET_INTERFACE),
-        (0x02, Request.CLEAR_FEATURE),
-    }
-)
-"(bmRequestType, bRequest) of standard requests to the device, an interface and an endpoint."
-

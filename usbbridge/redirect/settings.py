@@ -1,0 +1,141 @@
+"""What the guest may change of the device as a whole: configuration, alternate settings, halts, and its reset.
+
+The kernel has to know of these changes, so none of them may reach the device as a plain control transfer; those
+control packets that would are intercepted here. While the kernel changes something, nothing may be in flight on what
+it changes.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from usbbridge.backend.base import Device
+from usbbridge.errors import DeviceError, DeviceLostError, UsbBridgeError
+from usbbridge.redirect.interrupt import InterruptReceiving
+from usbbridge.redirect.layout import Layout
+from usbbridge.redirect.limits import DRAIN_SECONDS
+from usbbridge.redirect.quirks import NO_RESET
+from usbbridge.redirect.transfers import Transfers
+from usbbridge.usb.ch9 import Feature, Request
+from usbbridge.usbredir.packets import Packet
+from usbbridge.usbredir.proto import Status
+
+NO_SUCH_INTERFACE: Final = 255
+"`alt` of alt_setting_status for an interface that does not exist."
+
+INTERCEPTED: Final = frozenset(
+    {
+        (0x00, Request.SET_CONFIGURATION),
+        (0x00, Request.SET_ADDRESS),
+        (0x01, Request.SET_INTERFACE),
+        (0x02, Request.CLEAR_FEATURE),
+    }
+)
+"(bmRequestType, bRequest) of standard requests to the device, an interface and an endpoint that `control` looks at."
+
+
+class Settings:
+    """The device's configuration and settings, kept as the guest sees them. `send` puts a packet into the outbox."""
+
+    def __init__(
+        self, device: Device, transfers: Transfers, reports: InterruptReceiving, send: Callable[[Packet], None]
+    ) -> None:
+        self.layout = Layout(None, device.speed)
+        self._device, self._transfers, self._reports, self._send = device, transfers, reports, send
+
+    def read(self) -> None:
+        """Take the layout from the device's descriptors."""
+        self.layout = Layout(self._device.configuration(), self._device.speed)
+
+    def tell(self) -> None:
+        """interface_info and ep_info, and what the transfers may use from now on."""
+        endpoints = self.layout.endpoints()
+        self._transfers.set_endpoints(endpoints)
+        self._reports.set_endpoints(endpoints)
+        self._send(self.layout.interface_info())
+        self._send(self.layout.ep_info())
+
+    @property
+    def configuration(self) -> int:
+        """bConfigurationValue of the active configuration, 0 if there is none."""
+        return self.layout.value
+
+    def alternate(self, number: int) -> int:
+        """The current alternate setting of an interface, or NO_SUCH_INTERFACE."""
+        return self.layout.alternates.get(number, NO_SUCH_INTERFACE)
+
+    def set_configuration(self, value: int) -> Status:
+        """Activate a configuration and tell the guest of it. Raises DeviceLostError, RefusedError."""
+        if value == self.configuration:
+            return Status.SUCCESS
+        self._transfers.touched = True
+        if not self._quiesce(None):
+            return Status.IOERROR
+        try:
+            self._device.set_configuration(value)
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            self._device.claim()  # what was released for the change
+            return Status.STALL
+        self.read()
+        self.tell()
+        return Status.SUCCESS
+
+    def set_alternate(self, number: int, alternate: int) -> Status:
+        """Select an alternate setting and tell the guest of it. Raises DeviceLostError."""
+        if not self.layout.has_setting(number, alternate):
+            return Status.INVAL
+        self._transfers.touched = True
+        if not self._quiesce(self.layout.endpoints_of(number)):
+            return Status.IOERROR
+        try:
+            self._device.set_interface(number, alternate)
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            return Status.STALL
+        self.layout.alternates[number] = alternate
+        self.tell()
+        return Status.SUCCESS
+
+    def control(self, request: int, value: int, index: int) -> Status | None:
+        """Carry out one of the INTERCEPTED requests; None if it may go to the device as it is."""
+        if request == Request.SET_CONFIGURATION:
+            return self.set_configuration(value & 0xFF)
+        if request == Request.SET_INTERFACE:
+            return self.set_alternate(index & 0xFF, value & 0xFF)
+        if request == Request.CLEAR_FEATURE:
+            return self._clear_halt(index & 0xFF) if value == Feature.ENDPOINT_HALT else None
+        return Status.STALL  # SET_ADDRESS: the address is the client's business
+
+    def reset(self) -> None:
+        """Cancel everything, tell the guest that its streams have stopped, and reset. Raises DeviceLostError."""
+        self._quiesce(None)
+        self.reset_device()
+
+    def reset_device(self) -> None:
+        """Reset, unless the device does not bear it. Raises DeviceLostError if it does not come back."""
+        d = self._device.descriptor
+        self._transfers.touched = False
+        if (d.vendor, d.product) in NO_RESET:
+            return
+        try:
+            self._device.reset()
+        except UsbBridgeError as error:
+            raise DeviceLostError(f"{self._device.name} did not come back from a reset: {error}") from error
+
+    def _clear_halt(self, endpoint: int) -> Status:
+        self._transfers.touched = True
+        try:
+            self._device.clear_halt(endpoint)
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            return Status.STALL
+        return Status.SUCCESS
+
+    def _quiesce(self, endpoints: set[int] | None) -> bool:
+        """End what is in flight on these endpoints (None: on all). False if it does not end in time."""
+        self._transfers.cancel_all(endpoints)
+        self._reports.stop_all(endpoints, say=Status.STALL)
+        return self._device.drain(DRAIN_SECONDS)

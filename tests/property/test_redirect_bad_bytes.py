@@ -4,6 +4,7 @@ and holds no more than its limits say."""
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,6 @@ from usbbridge.usbredir.packets import (
     GetAltSetting,
     GetConfiguration,
     InterruptPacket,
-    InterruptReceivingStatus,
-    IsoStreamStatus,
     Packet,
     Reset,
     SetAltSetting,
@@ -174,7 +173,7 @@ class Session:
         rig.host.close()
 
     def check_answers(self) -> None:
-        """Each request was answered once; a handler that ended the session may have kept its own last answer."""
+        """Each request was answered once, unless nothing may be said any more."""
         asked = Counter((i, ANSWER[type(p)]) for i, p in self.listener.heard if type(p) in ANSWER)
         asked += Counter((i, InterruptPacket) for i, p in self.listener.heard if type(p) is InterruptPacket)
         told = Counter((i, type(p)) for i, p in self.rig.guest.ear.heard if type(p) in ANSWER.values())
@@ -184,10 +183,7 @@ class Session:
             if type(p) is InterruptPacket and not p.endpoint & 0x80
         )
         assert not told - asked, "answers that nobody asked for"
-        if self.error is None:
-            assert told == asked
-        elif not isinstance(self.error, RemoteProtocolError):
-            assert (asked - told).total() <= 1
+        assert told == asked or isinstance(self.error, RemoteProtocolError)
 
 
 def recorded(session: Session, sayings: Sequence[Say]) -> bytes:
@@ -199,7 +195,7 @@ def recorded(session: Session, sayings: Sequence[Say]) -> bytes:
 
 def pieces(data: bytes, cuts: Sequence[float]) -> list[bytes]:
     places = [0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(places)]
 
 
 def let_work(device: FakeDevice, choices: Sequence[tuple[int, Status]]) -> None:
@@ -213,10 +209,8 @@ def let_work(device: FakeDevice, choices: Sequence[tuple[int, Status]]) -> None:
 
 CAPS = st.sampled_from([ALL_CAPS, ALL_CAPS & ~Cap.IDS_64BIT, Cap.FILTER, Cap(0)])
 CUTS = st.lists(FRACTION, max_size=6)
-ENDS = st.lists(
-    st.lists(st.tuples(st.integers(0, 30), st.sampled_from([s for s in Status if s is not Status.NO_DEVICE])), max_size=4),
-    max_size=6,
-)
+ENDINGS = st.sampled_from([status for status in Status if status is not Status.NO_DEVICE])
+ENDS = st.lists(st.lists(st.tuples(st.integers(0, 30), ENDINGS), max_size=4), max_size=6)
 BROKEN_CALLS = st.dictionaries(
     st.sampled_from(["claim", "reset", "set_configuration", "set_interface", "clear_halt"]),
     st.sampled_from([DeviceError("fails"), DeviceLostError("gone"), RefusedError("busy")]),

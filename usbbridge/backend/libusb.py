@@ -16,7 +16,14 @@ import usb1
 
 from usbbridge.backend import libusb_library
 from usbbridge.backend.libusb_transfers import TransferEngine
-from usbbridge.errors import DeviceError, DeviceLostError, NotFoundError, NotPermittedError, RefusedError
+from usbbridge.errors import (
+    DeviceError,
+    DeviceLostError,
+    NotFoundError,
+    NotPermittedError,
+    RefusedError,
+    UsbBridgeError,
+)
 from usbbridge.usb.ch9 import DescriptorType, Speed
 from usbbridge.usb.descriptors import (
     COMPANION_STRUCT,
@@ -63,13 +70,13 @@ def _doing(name: str, what: str) -> Iterator[None]:
 class LibusbDevice:
     """A device opened through libusb; see `usbbridge.backend.base.Device` for the contract of each method."""
 
-    def __init__(self, context: Any, handle: Any, fd: int | None = None) -> None:
+    def __init__(self, context: Any, handle: Any, fd: int | None = None, name: str = "") -> None:
         self._context, self._handle, self._fd = context, handle, fd
         self._device = handle.getDevice()
         self._descriptor = _device_descriptor(self._device.device_descriptor)
         numbers = ".".join(map(str, self._device.getPortNumberList()))
         where = f"{self._device.getBusNumber()}-{numbers}" if numbers else f"bus {self._device.getBusNumber()}"
-        self._name = f"{where} {self._descriptor.vendor:04x}:{self._descriptor.product:04x}"
+        self._name = name or f"{where} {self._descriptor.vendor:04x}:{self._descriptor.product:04x}"
         self._engine = TransferEngine(context, handle)
         self._claimed: list[int] = []
         self._detached: list[int] = []
@@ -89,7 +96,7 @@ class LibusbDevice:
 
     @property
     def name(self) -> str:
-        """Bus, port and ids; its strings are not read: that would need I/O."""
+        """As it was given, or bus, port and ids; its strings are not read: that would need I/O."""
         return self._name
 
     @property
@@ -127,7 +134,7 @@ class LibusbDevice:
                 with _doing(self._name, f"claiming interface {number}"):
                     self._handle.claimInterface(number)
                 self._claimed.append(number)
-        except (DeviceError, RefusedError):
+        except UsbBridgeError:
             self._release_interfaces()
             self._attach_drivers()
             raise
@@ -140,7 +147,8 @@ class LibusbDevice:
                 self._handle.detachKernelDriver(number)
             except (usb1.USBErrorNotSupported, usb1.USBErrorNotFound):
                 return  # no kernel drivers on this system, or it let go by itself
-            self._detached.append(number)
+            if number not in self._detached:  # in another configuration, perhaps
+                self._detached.append(number)
 
     def _release_interfaces(self) -> None:
         for number in self._claimed:
@@ -168,7 +176,6 @@ class LibusbDevice:
         self._release_interfaces()
         with _doing(self._name, f"setting configuration {value}"):
             self._handle.setConfiguration(value or -1)  # libusb's spelling of "unconfigure"
-        self._detached.clear()
         self.claim()
 
     def set_interface(self, number: int, alternate: int) -> None:
@@ -200,17 +207,20 @@ class LibusbDevice:
             os.close(self._fd)
 
 
-def open_fd(fd: int) -> LibusbDevice:
-    """The device behind an opened usbfs node; `fd` belongs to the device from now on.
+def open_fd(fd: int, name: str = "") -> LibusbDevice:
+    """The device behind an opened usbfs node; `fd` belongs to the device from now on. `name` is what to call it in
+    messages: libusb knows no bus and port of such a device.
 
     Needs no access to /dev/bus/usb and makes no discovery. Raises DeviceError.
     """
-    libusb_library.load()
+    if libusb_library.needs_discovery(libusb_library.load()):
+        hint = "unset USBBRIDGE_LIBUSB, or name another"
+        raise DeviceError("this libusb is older than 1.0.27 and can't take over a device", hint=hint)
     context = usb1.USBContext(with_device_discovery=False)
     with _doing("the device", "taking over its file descriptor"):
         context.open()
         handle = context.wrapSysDevice(fd)
-    return LibusbDevice(context, handle, fd)
+    return LibusbDevice(context, handle, fd, name)
 
 
 def open_selected(selector: str) -> LibusbDevice:

@@ -32,6 +32,11 @@ def version(library: ctypes.CDLL) -> tuple[int, int, int]:
     return found.major, found.minor, found.micro
 
 
+def needs_discovery(library: ctypes.CDLL) -> bool:
+    """Whether it can't start without looking for devices, as before 1.0.27."""
+    return not hasattr(library, "libusb_init_context")
+
+
 def _open(path: str) -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(path, use_errno=True)
@@ -53,7 +58,7 @@ def choose() -> ctypes.CDLL:
     override = os.environ.get("USBBRIDGE_LIBUSB")
     if override:
         library = _open(override)
-        if library is None:
+        if library is None or not hasattr(library, "libusb_init"):
             raise DeviceError(f"USBBRIDGE_LIBUSB={override} cannot be loaded", hint="unset it, or name a libusb-1.0.so")
         return library
     for name in SYSTEM_NAMES:

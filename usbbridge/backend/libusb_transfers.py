@@ -178,6 +178,7 @@ class TransferEngine:
                 queue.popleft()
                 t.status, t.actual = status, ints[i_actual]
                 count += 1
+                self._cancelling -= t.being_cancelled  # an earlier on_done of this round may have cancelled it
                 t.on_done(t)
         return count
 

@@ -18,6 +18,7 @@ device_connect; after each successful change of configuration or setting interfa
 import contextlib
 from collections.abc import Callable
 from enum import Enum
+from typing import TypeVar
 
 from usbbridge.backend.base import Device, Transfer
 from usbbridge.errors import DeviceLostError, RefusedError, UsbBridgeError
@@ -43,6 +44,9 @@ CAPS = (
     | Cap.BULK_LENGTH_32BIT
 )
 """What this host can do. Without BULK_STREAMS and BULK_RECEIVING a guest uses plain bulk transfers instead."""
+
+
+_Answer = TypeVar("_Answer", RedirStatus, RedirStatus | None)
 
 
 class Progress(Enum):
@@ -258,9 +262,19 @@ class Host:
 
     # ---- configurations and alternate settings
 
+    def _attempt(self, change: Callable[..., _Answer], *numbers: int) -> _Answer | RedirStatus:
+        """Make a change that has an answer: IOERROR without a device, and also if it ends the session."""
+        if not self._announced:
+            return RedirStatus.IOERROR
+        try:
+            return change(*numbers)
+        except UsbBridgeError as error:
+            self._fail(error)
+            return RedirStatus.IOERROR
+
     def _on_set_configuration(self, packet_id: int, packet: Packet) -> None:
         assert isinstance(packet, packets.SetConfiguration)
-        status = self._settings.set_configuration(packet.configuration) if self._announced else RedirStatus.IOERROR
+        status = self._attempt(self._settings.set_configuration, packet.configuration)
         self._send(packets.ConfigurationStatus(status, self._settings.configuration), packet_id)
 
     def _on_get_configuration(self, packet_id: int, packet: Packet) -> None:
@@ -270,7 +284,7 @@ class Host:
     def _on_set_alt_setting(self, packet_id: int, packet: Packet) -> None:
         assert isinstance(packet, packets.SetAltSetting)
         number = packet.interface
-        status = self._settings.set_alternate(number, packet.alt) if self._announced else RedirStatus.IOERROR
+        status = self._attempt(self._settings.set_alternate, number, packet.alt)
         self._send(packets.AltSettingStatus(status, number, self._settings.alternate(number)), packet_id)
 
     def _on_get_alt_setting(self, packet_id: int, packet: Packet) -> None:
@@ -323,19 +337,12 @@ class Host:
         QEMU's."""
         self._use()
         if self._announced and (requesttype, request) in INTERCEPTED:
-            answer = self._intercepted(request, value, index)
+            answer = self._attempt(self._settings.control, request, value, index)
             if answer is not None:
                 self._transfers.drop_reserved()
                 self._transfers.answer_control(packet_id, endpoint, (request, requesttype, value, index), answer)
                 return
         self._transfers.control(packet_id, endpoint, request, requesttype, value, index, length, data)
-
-    def _intercepted(self, request: int, value: int, index: int) -> RedirStatus | None:
-        try:
-            return self._settings.control(request, value, index)
-        except UsbBridgeError as error:
-            self._fail(error)
-            return RedirStatus.IOERROR
 
     def iso(self, packet_id: int, endpoint: int, status: int, length: int, data: memoryview) -> None:
         """Isochronous data for a stream that was refused: dropped, as on the bus."""

@@ -14,7 +14,7 @@ def device() -> FakeDevice:
 
 @pytest.fixture(params=[1 << 30, 1], ids=["whole", "byte by byte"])
 def rig(request: pytest.FixtureRequest, device: FakeDevice) -> Iterator[Rig]:
-    """The device attached to a guest. In the end, when the host has been closed, nothing may be left of any transfer."""
+    """The device attached to a guest. In the end, with the host closed, nothing may be left of any transfer."""
     rig = Rig(device, step=request.param).attach()
     yield rig
     if rig.host.codec.state is not State.CLOSED:

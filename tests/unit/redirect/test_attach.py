@@ -162,7 +162,8 @@ def test_a_device_the_guests_filter_allows_is_attached(device: FakeDevice, late:
 
 def test_a_device_the_guests_filter_denies_is_left_alone(device: FakeDevice) -> None:
     rig = filtered(DENY_ALL, device, late=False)
-    with pytest.raises(RefusedError, match=r"filter does not allow 1-1 1234:5678 Fake \(rule -1,-1,-1,-1,0, interface 0"):
+    reason = r"filter does not allow 1-1 1234:5678 Fake \(rule -1,-1,-1,-1,0, interface 0"
+    with pytest.raises(RefusedError, match=reason):
         rig.settle()
     assert device.log == []
     rig.host.disconnect()

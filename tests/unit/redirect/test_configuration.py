@@ -1,4 +1,4 @@
-"""Configurations, alternate settings, resets: what the guest is told, in which order, and what is done to the device."""
+"""Configurations, alternate settings, resets, the end: what the guest is told, in which order, and what is done."""
 
 import pytest
 
@@ -84,6 +84,8 @@ def test_a_device_that_is_lost_while_it_is_configured_ends_the_session(
     with pytest.raises(type(error)) as caught:
         rig.settle()
     assert caught.value is error
+    rig.to_guest()
+    assert rig.guest.ear.take() == [(7, ConfigurationStatus(IOERROR, 1))]
 
 
 def test_what_is_in_flight_is_cancelled_before_a_configuration_is_set(rig: Rig, device: FakeDevice) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from usbbridge.backend.base import Status
 from usbbridge.redirect.layout import Layout, slot
 from usbbridge.redirect.status import REDIR_STATUS
-from usbbridge.backend.base import Status
 from usbbridge.usb.ch9 import Speed, TransferType
 from usbbridge.usb.descriptors import Configuration, Endpoint, Interface, SuperSpeedCompanion
 from usbbridge.usbredir.packets import EndpointEntry
@@ -41,7 +41,9 @@ def test_packet_sizes_count_the_multiplier_for_high_speed_isochronous_endpoints_
     assert entry(layout_of(Endpoint(0x81, kind, raw, 1, None), speed=speed), 0x81).max_packet_size == told
 
 
-@pytest.mark.parametrize(("kind", "interval"), [(TransferType.INTERRUPT, 1), (TransferType.ISO, 1), (TransferType.BULK, 0)])
+@pytest.mark.parametrize(
+    ("kind", "interval"), [(TransferType.INTERRUPT, 1), (TransferType.ISO, 1), (TransferType.BULK, 0)]
+)
 def test_an_interval_of_0_is_told_as_1_where_qemu_would_refuse_the_device(kind: TransferType, interval: int) -> None:
     assert entry(layout_of(Endpoint(0x81, kind, 64, 0, None)), 0x81).interval == interval
 

@@ -108,7 +108,7 @@ def test_data_that_waits_to_be_written_counts(rig: Rig, device: FakeDevice) -> N
     rig.guest.bulk(99, BULK_IN, 512)
     rig.to_host()
     assert rig.host.outbox.parts[-1][17] == IOERROR
-    parts, held = rig.take_outbox()
+    _, held = rig.take_outbox()
     rig.host.sent(held)
     assert rig.host.pending_bytes == 0
 

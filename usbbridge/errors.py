@@ -13,7 +13,7 @@
     └── DeviceError                 the device or the kernel below it failed
         └── DeviceLostError         the device was unplugged, or is as good as unplugged
 
-A STALL, a babble, a short packet or a cancelled transfer is a *result* (see `usbbridge.backend.base.Status`), not an error.
+A STALL, a babble, a short packet or a cancelled transfer is a *result* (`usbbridge.backend.base.Status`), not an error.
 """
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import click
 
 from usbbridge.cli.completion import complete_device
+from usbbridge.cli.main import INTERRUPTED
 from usbbridge.errors import NotFoundError, UsageError, UsbBridgeError
 from usbbridge.ipc.messages import Ended, Message, Progressed, Stats
 
@@ -61,11 +62,12 @@ def command(
     if not foreground:
         raise UsageError(NO_SERVICE, hint="add --foreground: the device stays attached while the command runs")
     from usbbridge.control.foreground import Request
+    from usbbridge.spice.targets import parse_target
 
+    parse_target(target)  # before anything is opened
     display: Display = JsonLines() if as_json else Terminal() if sys.stdout.isatty() else Lines()
-    chosen = _choose(device, serial)
     request = Request(
-        **chosen,
+        **_choose(device, serial),
         target=target,
         password=_password(password_file),
         ca_file=str(Path(ca_file).absolute()) if ca_file else "",
@@ -73,7 +75,10 @@ def command(
         compression="never" if no_compression else "auto",
         watch=display.watches,
     )
-    return _attach(request, display, may_ask=password_file is None and PASSWORD_VARIABLE not in os.environ)
+    try:
+        return _attach(request, display, may_ask=password_file is None and PASSWORD_VARIABLE not in os.environ)
+    finally:
+        display.close()
 
 
 class Display(Protocol):
@@ -87,6 +92,9 @@ class Display(Protocol):
 
     def end(self, ended: Ended) -> None:
         """It is over."""
+
+    def close(self) -> None:
+        """Nothing more comes, not even an end perhaps. May be called again."""
 
 
 class Lines:
@@ -116,6 +124,9 @@ class Lines:
             total = f"{_bytes(self._stats.to_vm)} to the VM, {_bytes(self._stats.from_vm)} from it"
             click.echo(f"detached ({total})")
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 class Terminal(Lines):
     """Lines for people, and below them one that shows the rates as they are."""
@@ -124,11 +135,7 @@ class Terminal(Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.console import Console  # only for a terminal, and only now: it takes a while to import
-        from rich.live import Live
-
-        self._live = Live(console=Console(highlight=False), auto_refresh=False, transient=True)
-        self._live.start()
+        self._live: Any = None
         self._at = time.monotonic()
 
     def show(self, message: Message) -> None:
@@ -141,12 +148,29 @@ class Terminal(Lines):
         totals = f"{_bytes(message.to_vm)} and {_bytes(message.from_vm)} in all"
         dropped = f", {message.dropped} reports dropped" if message.dropped else ""
         line = f"to the VM {_bytes(up)}/s, from it {_bytes(down)}/s; {totals}{dropped}. Ctrl-C takes it back."
+        if self._live is None:
+            self._live = _live_line()
         self._live.update(line, refresh=True)
         self._stats, self._at = message, now
 
     def end(self, ended: Ended) -> None:
-        self._live.stop()
+        self.close()
         super().end(ended)
+
+    def close(self) -> None:
+        """Give the terminal its cursor back."""
+        if self._live is not None:
+            self._live.stop()
+
+
+def _live_line() -> Any:
+    """A line that can be changed, below those that are printed."""
+    from rich.console import Console  # only for a terminal, and only now: it takes a while to import
+    from rich.live import Live
+
+    live = Live(console=Console(highlight=False), auto_refresh=False, transient=True)
+    live.start()
+    return live
 
 
 class JsonLines:
@@ -164,6 +188,9 @@ class JsonLines:
     def end(self, ended: Ended) -> None:
         fields = {"status": ended.status, "error": ended.error or None, "message": ended.message or None}
         self._print({"event": "ended", **fields, "hint": ended.hint or None})
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     @staticmethod
     def _print(fields: dict[str, Any]) -> None:
@@ -197,6 +224,9 @@ def _attach(request: Any, display: Display, *, may_ask: bool) -> int:
     except UsbBridgeError as error:
         display.end(_as_ended(error))
         raise
+    except KeyboardInterrupt:
+        display.end(Ended(INTERRUPTED, "interrupted"))
+        raise
     display.end(ended)
     if ended.status:
         raise AttachmentError(ended)
@@ -220,7 +250,7 @@ def _choose(device: str | None, serial: str | None) -> dict[str, Any]:
 
 def _absolute(spec: str) -> str:
     prefix, path = spec[:5], spec[5:]
-    return prefix + str(Path(path).absolute()) if path else spec
+    return prefix + str(Path(path).absolute()) if path.removesuffix(",ro") else spec
 
 
 def _open(device: str | None, serial: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from usbbridge.control.session import Session
-from usbbridge.errors import NotFoundError, UsbBridgeError
+from usbbridge.errors import NotFoundError, RemoteProtocolError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel, pair
 from usbbridge.ipc.messages import AskStats, Ended, Message, Progressed, Start, Stats, Stop
 from usbbridge.spice.connection import TlsOptions
@@ -52,9 +52,14 @@ class Request:
 
 
 def attach(request: Request, report: Callable[[Message], None]) -> Ended:
-    """Attach and stay until it ends; `report` is told every Progressed and Stats. Raises LinkError before a child was
-    told."""
-    return asyncio.run(_Foreground(request, report).run())
+    """Attach and stay until it ends; `report` is told every Progressed and Stats.
+
+    Raises LinkError before a child was told, EncoderError, KeyboardInterrupt if a signal came before anything was
+    attached, and the OSError that `report` raised.
+    """
+    foreground = _Foreground(request, report)
+    asyncio.run(foreground.run())
+    return foreground.result()
 
 
 class EncoderError(UsbBridgeError):
@@ -64,78 +69,87 @@ class EncoderError(UsbBridgeError):
 class _Foreground:
     def __init__(self, request: Request, report: Callable[[Message], None]) -> None:
         self._request, self._report = request, report
-        self._ended: Ended | None = None
+        self._session: Session | None = None
         self._over = asyncio.Event()
-        self._started = self._stopping = False
+        self._started = self._linked = self._stopping = False
+        self._interrupted = self._clean = False
+        self._ended: Ended | None = None
+        self._unreported: OSError | None = None
 
-    async def run(self) -> Ended:
-        process, channel = _spawn()  # first: it starts while the session is being opened
-        self._channel, self._process = channel, process
+    async def run(self) -> None:
+        self._process, self._channel = _spawn()  # first: it starts while the session is being opened
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, self._stop)
-        loop.add_reader(channel.fileno(), self._heard)
-        session: Session | None = None
-        clean = False
+        loop.add_reader(self._channel.fileno(), self._heard)
         try:
-            session, start = await self._open_session()
-            self._started = True
-            with contextlib.suppress(OSError):  # it has died: its end is noticed below
-                channel.send(start, self._request.usbfs_fd)
-            await self._wait()
-            clean = self._ended is not None
+            start = await self._prepare()
+            if start is not None:
+                self._started = True
+                with contextlib.suppress(OSError):  # it has died: its end is noticed below
+                    self._channel.send(start, self._request.usbfs_fd)
+                await self._wait()
         finally:
-            loop.remove_reader(channel.fileno())
-            channel.close()
-            await asyncio.to_thread(_reap, process)
-            if session is not None:
-                session.close()
-            if not clean and self._request.give_back is not None:
+            loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+            if self._interrupted:
+                self._process.kill()  # it may be waiting for an answer from the VM
+            await asyncio.to_thread(_reap, self._process)
+            if self._session is not None:
+                self._session.close()
+            if self._started and not self._clean and self._request.give_back is not None:
                 self._request.give_back()
+
+    def result(self) -> Ended:
+        """How it ended, when it has; raises as `attach` does."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if self._unreported is not None:
+            raise self._unreported
         if self._ended is None:
-            raise EncoderError(
-                f"the encoder process ended unexpectedly ({_how(process)}); the device was given back to the system"
-            )
+            what = "did not end in time" if self._stopping else "ended unexpectedly"
+            after = "; the device was given back to the system" if self._request.give_back else ""
+            raise EncoderError(f"the encoder process {what} ({_how(self._process)}){after}")
         return self._ended
 
-    async def _open_session(self) -> tuple[Session | None, Start]:
+    async def _prepare(self) -> Start | None:
+        """Open the session, if the target has such. None if a signal or the child's death came first."""
         r = self._request
         target = parse_target(r.target)
-        session: Session | None = None
         if isinstance(target, SpiceTarget):
             tls = TlsOptions(ca_file=r.ca_file or None, host_subject=r.host_subject or None)
-            session = await self._unless_stopped(Session.open(target, r.password, tls, self._session_lost))
-            if not session.usb_channels():
-                session.close()
+            self._session = await self._unless_over(Session.open(target, r.password, tls, self._session_lost))
+            if self._session is None:
+                return None
+            if not self._session.usb_channels():
                 raise NotFoundError(
                     f"the VM at {target} has no USB redirection channel",
                     hint="add one or more to it: -chardev spicevmc,name=usbredir,id=u1 -device usb-redir,chardev=u1 "
                     "(libvirt: <redirdev bus='usb' type='spicevmc'/>)",
                 )
-        return session, Start(
+        return Start(
             name=r.name,
             usbfs=r.usbfs_fd is not None,
             selector=r.selector,
             disk=r.disk,
             target=r.target,
-            session_id=session.session_id if session else 0,
-            channels=session.usb_channels() if session else (),
+            session_id=self._session.session_id if self._session else 0,
+            channels=self._session.usb_channels() if self._session else (),
             password=r.password,
             ca_file=r.ca_file,
             host_subject=r.host_subject,
             compression=r.compression,
         )
 
-    async def _unless_stopped(self, opening: Coroutine[Any, Any, Session]) -> Session:
-        """Ctrl-C while the server is being waited for ends the wait."""
+    async def _unless_over(self, opening: Coroutine[Any, Any, Session]) -> Session | None:
         task = asyncio.ensure_future(opening)
         over = asyncio.ensure_future(self._over.wait())
         await asyncio.wait((task, over), return_when=asyncio.FIRST_COMPLETED)
         over.cancel()
-        if not task.done():
-            task.cancel()
-            raise KeyboardInterrupt
-        return task.result()
+        if task.done():
+            return task.result()
+        task.cancel()
+        return None
 
     async def _wait(self) -> None:
         """Until the child has said how it ended, or is gone."""
@@ -151,7 +165,11 @@ class _Foreground:
             self._channel.send(message)
 
     def _heard(self) -> None:
-        received = self._channel.receive()
+        try:
+            received = self._channel.receive()
+        except RemoteProtocolError:  # what it says can't be trusted any more
+            self._process.kill()
+            received = None
         if received is None:
             self._over.set()
             return
@@ -159,23 +177,37 @@ class _Foreground:
         if fd is not None:
             os.close(fd)
         if isinstance(message, Ended):
+            self._clean = True
             if self._ended is None:  # the loss of the session, if that came first, says more
                 self._ended = message
             self._over.set()
         elif isinstance(message, Progressed | Stats):
+            self._linked = True
+            self._show(message)
+
+    def _show(self, message: Message) -> None:
+        try:
             self._report(message)
+        except OSError as error:  # nobody reads what we write any more
+            self._unreported = error
+            self._end_child()
 
     def _session_lost(self, error: UsbBridgeError) -> None:
         self._ended = Ended(error.exit_status, error.message, error.hint, type(error).__name__)
-        self._tell(Stop())
+        self._end_child()
 
     def _stop(self) -> None:
         """A signal: stop in an orderly way; at the second one, or if that takes too long, at once."""
-        if not self._started:
-            self._over.set()  # nothing is attached yet: only the wait for the server is to end
+        if not self._linked:
+            self._interrupted = True  # nothing is attached yet: only the wait for the VM is to end
+            self._over.set()
         elif self._stopping:
             self._process.kill()
         else:
+            self._end_child()
+
+    def _end_child(self) -> None:
+        if not self._stopping:
             self._stopping = True
             self._tell(Stop())
             asyncio.get_running_loop().call_later(STOP_SECONDS, self._process.kill)

@@ -24,6 +24,9 @@ class RawLink:
         self.buffer, self.received = host.codec.buffer, host.codec.received
         self._where, self._host = where, host
 
+    def begin(self) -> None:
+        """Nothing has come yet: there was no link stage."""
+
     def take_replies(self) -> bytes:
         """Nothing: usbredir has no pings."""
         return b""
@@ -47,11 +50,15 @@ class SpiceLink:
         self._channel = UsbredirChannel(
             linked.result, host.codec, compression=compression, unix_socket=unix, handler=handler
         )
-        if linked.rest:
-            self._channel.feed(linked.rest)
+        self._rest = linked.rest
         self.buffer, self.received = self._channel.buffer, self._channel.received
         self.take_replies, self.lost = self._channel.take_output, self._channel.ended
         self.frame: Callable[[Parts, int], Parts] | None = self._frame
+
+    def begin(self) -> None:
+        """Take what came right behind the link stage. Raises as `received`."""
+        if self._rest:
+            self._channel.feed(self._rest)
 
     def _frame(self, parts: Parts, size: int) -> Parts:
         packed = self._channel.compress(parts, size)

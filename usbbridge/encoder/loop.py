@@ -3,6 +3,7 @@
 Nothing runs on a timer and nothing is logged for a packet: an idle encoder sleeps in epoll until a byte arrives.
 """
 
+import contextlib
 import select
 import socket
 import ssl
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from usbbridge.backend.base import Device
 from usbbridge.encoder.writer import Parts, Writer
-from usbbridge.errors import ConnectionLostError, DeviceLostError
+from usbbridge.errors import DeviceLostError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
 from usbbridge.ipc.messages import AskStats, Stats
 from usbbridge.redirect.host import Host
@@ -66,7 +67,7 @@ class Loop:
         self._outbox, self._blocked = host.outbox, False
         self._replies = link.frame is not None  # a raw stream has nothing of its own to say
         self._received = 0
-        self._more = False
+        self._more = self._secure  # the link stage may have left decrypted bytes, which epoll does not see
         self._epoll = select.epoll()
         self._sock_fd, self._starter_fd, self._wakeup_fd = self._sock.fileno(), starter.fileno(), wakeup_fd
         self._epoll.register(self._sock_fd, select.EPOLLIN)
@@ -112,7 +113,7 @@ class Loop:
                 n = recv_into(view)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
-            except (ConnectionError, TimeoutError, ssl.SSLError) as error:
+            except OSError as error:  # ConnectionError, TimeoutError, SSLError, no route to the host any more, ...
                 raise link.lost() from error
             if not n:
                 raise link.lost()
@@ -161,7 +162,8 @@ class Loop:
         received = self._starter.receive() if fd == self._starter_fd else None
         if received is None or not isinstance(received[0], AskStats):
             raise Stopped
-        self._starter.send(self.stats())
+        with contextlib.suppress(OSError):  # it has died since it asked, which is noticed next
+            self._starter.send(self.stats())
 
     def stats(self) -> Stats:
         """The counters as of now."""
@@ -181,11 +183,11 @@ class Loop:
                     return
                 self._device.reap()
                 self._await_socket(left)
-        except (OSError, ConnectionLostError, Stopped):
-            return  # the VM is gone too: nobody is left to be told
+        except (OSError, UsbBridgeError):
+            return  # the VM is gone too, or talks nonsense: nobody is left to be told
 
     def _await_socket(self, seconds: float) -> None:
         poller = select.poll()
         poller.register(self._sock_fd, select.POLLIN | (0 if not self._host.outbox.size else select.POLLOUT))
-        if poller.poll(seconds * 1000):
+        if self._more or poller.poll(seconds * 1000):
             self._read()

@@ -15,9 +15,9 @@ from usbbridge import __version__
 from usbbridge.backend.base import Device
 from usbbridge.encoder.link import RawLink, SpiceLink, open_link
 from usbbridge.encoder.loop import Loop, Stopped
-from usbbridge.errors import ConnectionLostError, ProtocolError, UsbBridgeError
+from usbbridge.errors import ConnectionLostError, ProtocolError, UsageError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
-from usbbridge.ipc.messages import Ended, Progressed, Start
+from usbbridge.ipc.messages import Ended, Message, Progressed, Start
 from usbbridge.redirect.host import Host, Progress
 from usbbridge.spice.errors import ChannelBusyError, NoSuchChannelError
 from usbbridge.spice.targets import Target, parse_target
@@ -34,7 +34,7 @@ def open_device(start: Start, fd: int | None) -> Device:
         return open_disk(start.disk)
     from usbbridge.backend import libusb
 
-    return libusb.open_fd(fd) if start.usbfs and fd is not None else libusb.open_selected(start.selector)
+    return libusb.open_fd(fd, start.name) if start.usbfs and fd is not None else libusb.open_selected(start.selector)
 
 
 def wake_on_sigterm() -> int:
@@ -67,7 +67,8 @@ class Encoder:
         host = Host(self._device, version=HELLO, on_progress=lambda progress: self._tell(progress, host))
         link = open_link(self._start, self._target, channel, host)
         try:
-            self._starter.send(Progressed("linked", str(channel) if isinstance(link, SpiceLink) else ""))
+            self._say(Progressed("linked", str(channel) if isinstance(link, SpiceLink) else ""))
+            link.begin()
             self._drive(host, link)
         finally:
             link.sock.close()
@@ -84,8 +85,7 @@ class Encoder:
             loop.say_goodbye()
             raise
         finally:
-            with contextlib.suppress(OSError):
-                self._starter.send(loop.stats())
+            self._say(loop.stats())
             host.close()
 
     def _tell(self, progress: Progress, host: Host) -> None:
@@ -94,17 +94,26 @@ class Encoder:
             Progress.ANNOUNCED: self._device.name,
             Progress.ATTACHED: self._device.name,
         }[progress]
-        self._starter.send(Progressed(STEPS[progress], detail))
+        self._say(Progressed(STEPS[progress], detail))
+
+    def _say(self, message: Message) -> None:
+        """Tell the starter. If it has gone, the loop notices and ends."""
+        with contextlib.suppress(OSError):
+            self._starter.send(message)
+
+
+def _first_message(starter: MessageChannel) -> tuple[Start, int | None]:
+    """Raises UsageError or RemoteProtocolError for anything but a start message."""
+    received = starter.receive()
+    if received is None or not isinstance(received[0], Start):
+        raise UsageError("the first message has to be a start message")
+    return received[0], received[1]
 
 
 def attach(starter: MessageChannel, wakeup_fd: int) -> Ended:
     """Receive the start message and do what it says; how it ended."""
-    received = starter.receive()
-    if received is None or not isinstance(received[0], Start):
-        return Ended(2, "the first message has to be a start message")
-    start, fd = received
-    assert isinstance(start, Start)
     try:
+        start, fd = _first_message(starter)
         device = open_device(start, fd)
         try:
             Encoder(starter, start, device, wakeup_fd).run()

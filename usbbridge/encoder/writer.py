@@ -77,8 +77,9 @@ class Writer:
                 self._held, outbox.held = outbox.held, []
         else:
             parts, size, outbox.parts = _split(outbox.parts, MAX_BATCH)
-            if not outbox.parts:
-                self._held, outbox.held = outbox.held, []
+            # data behind the cut is still held; a view of a header is read-only
+            front = len(outbox.held) - sum(isinstance(p, memoryview) and not p.readonly for p in outbox.parts)
+            self._held, outbox.held = outbox.held[:front], outbox.held[front:]
         self._size = self._left = size
         if self._frame is not None:
             parts = self._frame(parts, size)

@@ -45,15 +45,15 @@ class MessageChannel:
         space = socket.CMSG_SPACE(MAX_FDS * fds.itemsize)
         try:
             data, control, flags, _ = self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            return None
+        except ConnectionResetError:  # it ended with something of ours unread; what it had said is behind that
+            data, control, flags, _ = self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
         if not data and not fds:
             return None
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > MAX_FDS:  # alignment may make room for two
                 raise RemoteProtocolError("a message that is too long, or has too many descriptors")
             return decode(data), fds.pop() if fds else None
         finally:

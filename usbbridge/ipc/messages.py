@@ -108,7 +108,7 @@ def decode(data: bytes) -> Message:
     """The message in `data`. Raises RemoteProtocolError for anything that `encode` would not have made."""
     try:
         found = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"not a message: {error}") from error
     kind = found.pop("kind", None) if isinstance(found, dict) else None
     cls = KINDS.get(kind) if isinstance(kind, str) else None

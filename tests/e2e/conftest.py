@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.rig import CA_FILE, TICKET_FILE, Usbbridge
+from tests.e2e.rig import CA_FILE, TICKET_FILE, Measured, Usbbridge
 from tools.lab import REPOSITORY, Client, Lab, Vm, VmOptions
 
 # Seconds a test may take, however slow this host is: far above what one takes.
 TEST_SECONDS = 300
-
-Measured = Callable[[str, float], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,8 +1,10 @@
 """The command under test, as the e2e tests use it in the client machine."""
 
+import hashlib
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,9 @@ MIB = 1 << 20
 # From an unplugged device or a dead VM to the end of the command, and to the device's return, in seconds: a person who
 # pulls a stick out must not wonder whether the program has noticed.
 SOON = 2.0
+
+# Notes a time for the summary: what it is of, and the seconds.
+Measured = Callable[[str, float], None]
 
 
 def command() -> tuple[list[str], dict[str, str]]:
@@ -79,8 +84,6 @@ def complaint(done: Completed) -> str:
 
 def sha256(path: Path, offset: int = 0, count: int | None = None) -> str:
     """The hash of a file of this host, or of `count` MiB of it from `offset` MiB."""
-    import hashlib
-
     with path.open("rb") as stream:
         stream.seek(offset * MIB)
         return hashlib.sha256(stream.read(-1 if count is None else count * MIB)).hexdigest()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 import termios
 import tty
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from tools.lab.control import Rig, ask
+from tools.lab.control import Rig, ask, require_none_up
 from tools.lab.host import LabError, apt_line, missing_packages
 from tools.lab.kernel import kernel
 from tools.lab.lab import Lab
@@ -65,6 +66,8 @@ def prepare() -> None:
 )
 def up(channels: int, raw_ports: int, ticket: str, visible: tuple[Path, ...]) -> None:
     """Boot both machines and hold them until Ctrl-C or `down`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    require_none_up()
     options = dataclasses.replace(DEFAULTS, channels=channels, raw_ports=raw_ports, ticket=ticket or None)
     with Lab(visible=visible) as made, contextlib.suppress(KeyboardInterrupt):
         rig = Rig(made, options)

@@ -45,6 +45,13 @@ def ask(verb: str, **arguments: object) -> int:
     return int(answer)
 
 
+def require_none_up() -> None:
+    """Raise LabError if this user's rig is already up."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        if connection.connect_ex(str(socket_path())) == 0:
+            raise LabError("a lab is already up; end it with: python -m tools.lab down")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Caller:
     """One who asks: the connection and the three standard streams, which are closed in the end."""

@@ -224,7 +224,7 @@ class Machine:
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
         # QEMU ends with the thread that started it, however that ends.
         guarded = [program("setpriv"), "--pdeathsig", "KILL", "--", *command]
-        with (self.folder / "qemu.log").open("wb") as log:
+        with (self.folder / "qemu.log").open("ab") as log:
             return subprocess.Popen(
                 guarded,
                 stdin=subprocess.DEVNULL,

@@ -79,7 +79,10 @@ class Rig:
     def __init__(self, device: Device, *, caps: Cap = ALL_CAPS, step: int = 1 << 30) -> None:
         self.device, self.step = device, step
         self.progress: list[Progress] = []
-        self.host = Host(device, version="usbbridge test", on_progress=self.progress.append)
+        self.now = 1000.0
+        self.host = Host(
+            device, version="usbbridge test", on_progress=self.progress.append, clock=lambda: self.now
+        )
         self.guest = FakeGuest(caps)
         self.unwritten: list[tuple[list[bytes | memoryview], list[Transfer]]] = []
 

@@ -156,7 +156,7 @@ def unprivileged(fd: int) -> dict[str, object]:
 
     def control(t: Transfer) -> Status:
         get_descriptor(t)
-        return device.submit_control(t, 18, 5000)
+        return device.submit_control(t, 18)
 
     status, data = transfer(device, control)
     facts["descriptor"] = [status, data[8:12].hex()]

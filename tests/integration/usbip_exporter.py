@@ -91,7 +91,7 @@ class Exporter:
             setup = SetupPacket.parse(transfer.setup)
             if self._special(setup):
                 return self._answer(transfer, 0, 0)
-            status = self._device.submit_control(transfer, length, 5000)
+            status = self._device.submit_control(transfer, length)
         elif self._type(endpoint) == TransferType.INTERRUPT:
             status = self._device.submit_interrupt(transfer, endpoint, length)
         else:

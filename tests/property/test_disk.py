@@ -121,7 +121,7 @@ def test_every_setup_packet_is_answered(spec, setup, speed):
         transfer = host.device.take(0xFFFF)
         transfer.setup[:] = setup
         pending = Pending(host.device, transfer)
-        assert host.device.submit_control(transfer, 0xFFFF, 0) is Status.COMPLETED
+        assert host.device.submit_control(transfer, 0xFFFF) is Status.COMPLETED
         assert pending.done is not None
         assert pending.done.status in (Status.COMPLETED, Status.STALL)
         assert transfer.actual <= SetupPacket.parse(setup).length

@@ -119,8 +119,11 @@ class Device(Protocol):
     def give_back(self, transfer: Transfer) -> None:
         """Return a transfer that is not in flight to the pool."""
 
-    def submit_control(self, transfer: Transfer, length: int, timeout_ms: int) -> Status:
-        """Start a control transfer on endpoint 0: setup packet in `transfer.setup`, `length` bytes of data stage."""
+    def submit_control(self, transfer: Transfer, length: int) -> Status:
+        """Start a control transfer on endpoint 0: setup packet in `transfer.setup`, `length` bytes of data stage.
+
+        It has no time limit, as no transfer has: that is for the caller, who can `cancel`.
+        """
 
     def submit_bulk(self, transfer: Transfer, endpoint: int, length: int) -> Status:
         """Start a bulk transfer; COMPLETED means it is in flight, anything else that it was refused."""

@@ -9,12 +9,14 @@ cost 8-15 us for a URB where the whole rest of the bridge needs that much. What 
   only reads. Before submit the status field is set to MARK, which libusb never stores; `reap()` sees which transfers
   changed. libusb completes the transfers of one endpoint in order, so only the oldest of each is looked at, unless
   some have been cancelled, which may end early.
+- No transfer has a timeout in libusb, which would set a timer of the kernel's and clear it again for each.
 - The library is called through PyDLL, which keeps the interpreter lock: no other thread wants it and none of the
   calls blocks.
 """
 
 import collections
 import ctypes
+import functools
 import select
 import time
 from typing import Any
@@ -31,6 +33,7 @@ HEAD = 64  # bytes before the data area, so that data is aligned to a cache line
 SMALLEST = 512  # the smallest data area: a high-speed bulk packet
 POOL_BYTES = 16 << 20  # free buffers kept for reuse; twice what one mass-storage device has in flight
 # enum libusb_error of submit -> what the caller is told; all others are ERROR
+_COMPLETED = Status.COMPLETED
 SUBMIT_ERRORS = {0: Status.COMPLETED, -4: Status.NO_DEVICE, -9: Status.STALL}
 
 
@@ -74,6 +77,8 @@ class TransferEngine:
         self._handle = ctypes.cast(handle._USBDeviceHandle__handle, ctypes.c_void_p).value or 0
         self._no_wait = ctypes.byref((ctypes.c_long * 2)())  # struct timeval of 0 s
         self._offsets()
+        self.submit_bulk = functools.partial(self._start, TYPE_BULK)
+        self.submit_interrupt = functools.partial(self._start, TYPE_INTERRUPT)
         self._by_endpoint: dict[int, collections.deque[UsbTransfer]] = {}
         self._queues: list[collections.deque[UsbTransfer]] = []  # the same queues: may grow while reap() walks it
         self._pool: dict[int, list[UsbTransfer]] = collections.defaultdict(list)
@@ -84,7 +89,7 @@ class TransferEngine:
         struct = usb1.libusb1.libusb_transfer
         pointer = ctypes.sizeof(ctypes.c_void_p)
         self._struct_size = ctypes.sizeof(struct)
-        self._i_timeout, self._i_status = struct.timeout.offset // 4, struct.status.offset // 4
+        self._i_status = struct.status.offset // 4
         self._i_length, self._i_actual = struct.length.offset // 4, struct.actual_length.offset // 4
         self._l_handle, self._l_callback = struct.dev_handle.offset // pointer, struct.callback.offset // pointer
         self._l_buffer = struct.buffer.offset // pointer
@@ -129,12 +134,24 @@ class TransferEngine:
 
     # ---- submit
 
-    def _start(self, t: UsbTransfer, endpoint: int, kind: int, address: int, length: int, timeout_ms: int) -> Status:
-        t.endpoint, t.being_cancelled = endpoint, False
+    def _start(self, kind: int, t: UsbTransfer, endpoint: int, length: int) -> Status:
+        t.endpoint, t.length, t.being_cancelled = endpoint, length, False
         t.head[self._b_endpoint], t.head[self._b_type] = endpoint, kind
         ints = t.ints
-        ints[self._i_timeout], ints[self._i_length], ints[self._i_status] = timeout_ms, length, MARK
-        t.longs[self._l_buffer] = address
+        ints[self._i_length], ints[self._i_status] = length, MARK
+        t.longs[self._l_buffer] = t.data_address
+        return self._submitted(t, endpoint)
+
+    def submit_control(self, t: UsbTransfer, length: int) -> Status:
+        """As `Device.submit_control`: libusb wants the setup packet right before the data."""
+        t.endpoint, t.length, t.being_cancelled = 0, length, False
+        t.head[self._b_endpoint], t.head[self._b_type] = 0, TYPE_CONTROL
+        ints = t.ints
+        ints[self._i_length], ints[self._i_status] = SETUP + length, MARK
+        t.longs[self._l_buffer] = t.data_address - SETUP
+        return self._submitted(t, 0)
+
+    def _submitted(self, t: UsbTransfer, endpoint: int) -> Status:
         code = self._submit(t.pointer)
         if code:
             return SUBMIT_ERRORS.get(code, Status.ERROR)
@@ -143,22 +160,7 @@ class TransferEngine:
             queue = self._by_endpoint[endpoint] = collections.deque()
             self._queues.append(queue)
         queue.append(t)
-        return Status.COMPLETED
-
-    def submit_bulk(self, t: UsbTransfer, endpoint: int, length: int) -> Status:
-        """As `Device.submit_bulk`."""
-        t.length = length
-        return self._start(t, endpoint, TYPE_BULK, t.data_address, length, 0)
-
-    def submit_interrupt(self, t: UsbTransfer, endpoint: int, length: int) -> Status:
-        """As `Device.submit_interrupt`."""
-        t.length = length
-        return self._start(t, endpoint, TYPE_INTERRUPT, t.data_address, length, 0)
-
-    def submit_control(self, t: UsbTransfer, length: int, timeout_ms: int) -> Status:
-        """As `Device.submit_control`: libusb wants the setup packet right before the data."""
-        t.length = length
-        return self._start(t, 0, TYPE_CONTROL, t.data_address - SETUP, SETUP + length, timeout_ms)
+        return _COMPLETED
 
     # ---- what comes back
 

@@ -17,6 +17,7 @@ from usbbridge.errors import DeviceLostError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
 from usbbridge.ipc.messages import AskStats, Stats
 from usbbridge.redirect.host import Host
+from usbbridge.redirect.transfers import NEVER
 
 ACK_SECONDS = 1.0
 "How long the guest has to acknowledge a device_disconnect: a running one needs a millisecond, a paused one never does."
@@ -26,6 +27,10 @@ READS_IN_A_ROW = 16
 
 MAX_EVENTS = 8
 "Events of one epoll: the socket, a few of libusb, ours. The default would allocate room for 1023 each time."
+
+SPIN_SECONDS = 50e-6
+"""How long to look at the descriptors again and again before going to sleep, while the guest answers that fast: to be
+woken takes as long. QEMU's own event loop does the same (adaptive polling, 32 us)."""
 
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 
@@ -52,6 +57,34 @@ class Link(Protocol):
         """What puts messages around a batch; None if none are needed."""
 
 
+class Bet:
+    """Whether something that may pay is worth a try: always while it does, ever more seldom while it does not."""
+
+    MOST = 1024
+    "Chances let pass between two tries, at the most."
+
+    __slots__ = ("_pass", "_penalty")
+
+    def __init__(self) -> None:
+        self._pass, self._penalty = 0, 1
+
+    def worth_it(self) -> bool:
+        """A chance is there: whether to try."""
+        if self._pass:
+            self._pass -= 1
+            return False
+        return True
+
+    def hit(self) -> None:
+        """It paid."""
+        self._penalty = 1
+
+    def missed(self) -> None:
+        """It did not pay."""
+        self._pass = self._penalty
+        self._penalty = min(2 * self._penalty, self.MOST)
+
+
 class Stopped(Exception):  # noqa: N818  # not an error: the starter wants the end, or is gone itself
     """The attachment is to end."""
 
@@ -67,6 +100,7 @@ class Loop:
         self._outbox, self._blocked = host.outbox, False
         self._replies = link.frame is not None  # a raw stream has nothing of its own to say
         self._received = 0
+        self._prompt, self._wakeful = Bet(), Bet()
         self._more = self._secure  # the link stage may have left decrypted bytes, which epoll does not see
         self._epoll = select.epoll()
         self._sock_fd, self._starter_fd, self._wakeup_fd = self._sock.fileno(), starter.fileno(), wakeup_fd
@@ -83,12 +117,17 @@ class Loop:
         self._host.start()
         self._after()
         poll, sock_fd, usb_fds, after = self._epoll.poll, self._sock_fd, self._usb_fds, self._after
+        host, device, wakeful = self._host, self._device, self._wakeful
         while True:
-            reap = False
-            for fd, event in poll(0 if self._more and not self._host.congested else -1, MAX_EVENTS):
+            events = self._spin() if wakeful.worth_it() else None
+            if not events:
+                events = poll(self._may_sleep() if self._more or host.deadline != NEVER else -1, MAX_EVENTS)
+            reap = asked = False
+            for fd, event in events:
                 if fd == sock_fd:
                     if event & ~select.EPOLLOUT:
                         self._read()
+                        asked = True
                 elif fd in usb_fds:
                     reap = True
                     if event & HANG_UP:
@@ -96,10 +135,36 @@ class Loop:
                 else:
                     self._told(fd)
             if reap:
-                self._device.reap()
-            if self._more and not self._host.congested:
+                device.reap()
+            elif asked:
+                self._reap_early()
+            if self._more and not host.congested:
                 self._read()
             after()
+
+    def _spin(self) -> list[tuple[int, int]]:
+        """What happens within SPIN_SECONDS, without going to sleep."""
+        poll, now = self._epoll.poll, time.monotonic
+        until = now() + SPIN_SECONDS
+        while now() < until:
+            events = poll(0, MAX_EVENTS)
+            if events:
+                self._wakeful.hit()
+                return events
+        self._wakeful.missed()
+        return []
+
+    def _may_sleep(self) -> float:
+        """Seconds to wait for an event: for ever (-1), unless there is something to read or an answer to be missed."""
+        if self._more and not self._host.congested:
+            return 0
+        if self._host.deadline == NEVER:
+            return -1
+        left = self._host.deadline - time.monotonic()
+        if left <= 0:
+            self._host.expire()
+            self._after()
+        return max(left, 0)
 
     # ---- the socket
 
@@ -123,6 +188,15 @@ class Loop:
                 return
         self._more = self._secure  # what TLS has decrypted already, epoll does not see
 
+    def _reap_early(self) -> None:
+        """Look whether the device has answered at once, as an emulated one does: that saves a wait. One that does not
+        is soon left alone, but for a look now and then."""
+        if self._prompt.worth_it():
+            if self._device.reap():
+                self._prompt.hit()
+            else:
+                self._prompt.missed()
+
     def _after(self) -> None:
         """What follows each round: deferred work, then all that is to be written, in one go."""
         host = self._host
@@ -131,8 +205,12 @@ class Loop:
                 pass
         if host.due:
             host.service()
+        if self._blocked:
+            self._flush(b"")
+            if self._blocked:
+                return  # what the link has to say waits, within the link's own limit
         replies = self._link.take_replies() if self._replies else b""
-        if self._outbox.parts or replies or self._blocked:
+        if self._outbox.parts or replies:
             self._flush(replies)
 
     def _flush(self, replies: bytes) -> None:

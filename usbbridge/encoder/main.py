@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 from usbbridge import __version__
 from usbbridge.backend.base import Device
@@ -64,7 +65,12 @@ class Encoder:
                     raise
 
     def _attach(self, channel: int) -> None:
-        host = Host(self._device, version=HELLO, on_progress=lambda progress: self._tell(progress, host))
+        host = Host(
+            self._device,
+            version=HELLO,
+            on_progress=lambda progress: self._tell(progress, host),
+            clock=time.monotonic,
+        )
         link = open_link(self._start, self._target, channel, host)
         try:
             self._say(Progressed("linked", str(channel) if isinstance(link, SpiceLink) else ""))

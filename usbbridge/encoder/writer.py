@@ -41,8 +41,9 @@ class Writer:
         self._left = 0  # bytes of it that are not written yet
         self._size = 0  # usbredir bytes in it
         self._held: list[Transfer] = []
-        self._sendmsg = self._send_joined if isinstance(sock, ssl.SSLSocket) else self._send_vector
-        self._sock = sock
+        self._sock, self._sendmsg = sock, sock.sendmsg
+        self._secure = isinstance(sock, ssl.SSLSocket)
+        self._send: Callable[[Parts], int] = self._send_joined if self._secure else sock.sendmsg
 
     def flush(self, urgent: bytes = b"") -> bool:
         """Write what is there, `urgent` (whole SPICE messages) before the next batch. False if the socket is full.
@@ -53,20 +54,19 @@ class Writer:
             self._parts.append(urgent)
             self._left += len(urgent)
         outbox = self._outbox
-        while True:
+        while self._left or outbox.parts:
             if not self._left:
-                if not outbox.parts:
-                    return True
                 self._load(outbox)
             try:
-                sent = self._sendmsg()
+                sent = self._send(self._parts)
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 return False
-            if sent == self._left:
-                self._batch_written(outbox)
-            else:
-                self._left -= sent
+            self._left -= sent
+            if self._left:
                 _advance(self._parts, sent)
+            else:
+                self._batch_written(outbox)
+        return True
 
     def _load(self, outbox: Outbox) -> None:
         """Make the outbox's content the next batch; if that is too much, the front of it."""
@@ -85,6 +85,8 @@ class Writer:
             parts = self._frame(parts, size)
             self._left = sum(map(len, parts))
         self._parts = parts
+        if not self._secure:  # urgent messages may join the parts: room is left for them
+            self._send = self._sendmsg if len(parts) <= IOV_MAX // 2 else self._send_many
 
     def _batch_written(self, outbox: Outbox) -> None:
         self._parts, self._left = [], 0
@@ -95,12 +97,11 @@ class Writer:
             held, self._held = self._held, []
             self._release(held)
 
-    def _send_vector(self) -> int:
-        parts = self._parts
-        return self._sock.sendmsg(parts if len(parts) <= IOV_MAX else parts[:IOV_MAX])
+    def _send_many(self, parts: Parts) -> int:
+        return self._sock.sendmsg(parts[:IOV_MAX])
 
-    def _send_joined(self) -> int:
-        chunk, _, _ = _split(self._parts, TLS_CHUNK)
+    def _send_joined(self, parts: Parts) -> int:
+        chunk, _, _ = _split(parts, TLS_CHUNK)
         return self._sock.send(b"".join(chunk))
 
 

@@ -5,6 +5,7 @@ owner calls
 
     host.start()        once: our hello is in the outbox
     host.service()      when `due` after a batch of input or of `device.reap()`: what can't be done inside a callback
+    host.expire()       when `deadline` has passed
     host.sent(held)     when data of these transfers has been written
 
 Errors end the session: RemoteProtocolError (the guest broke the protocol), RefusedError (the guest or its filter does
@@ -25,7 +26,7 @@ from usbbridge.errors import DeviceLostError, RefusedError, UsbBridgeError
 from usbbridge.redirect.interrupt import InterruptReceiving
 from usbbridge.redirect.limits import DRAIN_SECONDS, MAX_TRANSFER, OUTBOX_HIGH
 from usbbridge.redirect.outbox import Outbox
-from usbbridge.redirect.settings import INTERCEPTED, NO_SUCH_INTERFACE, Settings
+from usbbridge.redirect.settings import NO_SUCH_INTERFACE, Settings
 from usbbridge.redirect.status import redir_speed
 from usbbridge.redirect.transfers import Transfers
 from usbbridge.usbredir import filter as redir_filter
@@ -58,9 +59,17 @@ class Progress(Enum):
 
 
 class Host:
-    """See the module's text. `version` is what our hello says; `on_progress` is told each `Progress`."""
+    """See the module's text. `version` is what our hello says; `on_progress` is told each `Progress`. `clock` gives
+    seconds."""
 
-    def __init__(self, device: Device, *, version: str, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        *,
+        version: str,
+        on_progress: Callable[[Progress], None],
+        clock: Callable[[], float],
+    ) -> None:
         self.outbox = Outbox()
         self.acknowledged = False
         "The guest has acknowledged device_disconnect, or can't."
@@ -72,11 +81,15 @@ class Host:
         self._announce_due = False
         self._failure: UsbBridgeError | None = None
         self._rules: tuple[redir_filter.FilterRule, ...] | None = None
-        self._transfers = Transfers(device, self.outbox, self._lost)
+        self._transfers = Transfers(device, self.outbox, clock, self._lost, self._use, self._intercept)
         self._reports = InterruptReceiving(device, self.outbox, self._lost, self._stalled)
         self._settings = Settings(device, self._transfers, self._reports, self._send)
         # the sink of the codec: data packets go straight to the transfers
-        self.bulk, self.interrupt = self._transfers.bulk, self._transfers.interrupt
+        self.bulk, self.control, self.interrupt = (
+            self._transfers.bulk,
+            self._transfers.control,
+            self._transfers.interrupt,
+        )
         self.data_area = self._transfers.data_area
         self.codec = Codec(Role.HOST, CAPS, version, self, max_payload=MAX_TRANSFER)
         self._transfers.answer_through(self.codec)
@@ -114,6 +127,15 @@ class Host:
             self._reports.recover()
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def deadline(self) -> float:
+        """When `expire()` is to be called, by the clock; infinity if nothing has a time limit now."""
+        return self._transfers.deadline
+
+    def expire(self) -> None:
+        """Answer what the device has not answered in time."""
+        self._transfers.expire()
 
     @property
     def congested(self) -> bool:
@@ -266,6 +288,7 @@ class Host:
         """Make a change that has an answer: IOERROR without a device, and also if it ends the session."""
         if not self._announced:
             return RedirStatus.IOERROR
+        self._use()
         try:
             return change(*numbers)
         except UsbBridgeError as error:
@@ -299,6 +322,7 @@ class Host:
     def _on_start_interrupt(self, packet_id: int, packet: Packet) -> None:
         assert isinstance(packet, packets.StartInterruptReceiving)
         if self._announced:
+            self._use()
             self._transfers.touched = True
             self._reports.start(packet.endpoint)
         else:
@@ -319,30 +343,10 @@ class Host:
         if self._announced:
             self._send(packets.IsoStreamStatus(RedirStatus.SUCCESS, packet.endpoint))
 
-    # ---- control packets
+    # ---- data packets that `Transfers` does not take
 
-    def control(
-        self,
-        packet_id: int,
-        endpoint: int,
-        request: int,
-        requesttype: int,
-        status: int,
-        value: int,
-        index: int,
-        length: int,
-        data: memoryview,
-    ) -> None:
-        """A control packet: to the device, but for the requests that the kernel must know of. `status` is garbage in
-        QEMU's."""
-        self._use()
-        if self._announced and (requesttype, request) in INTERCEPTED:
-            answer = self._attempt(self._settings.control, request, value, index)
-            if answer is not None:
-                self._transfers.drop_reserved()
-                self._transfers.answer_control(packet_id, endpoint, (request, requesttype, value, index), answer)
-                return
-        self._transfers.control(packet_id, endpoint, request, requesttype, value, index, length, data)
+    def _intercept(self, request: int, value: int, index: int) -> RedirStatus | None:
+        return self._attempt(self._settings.control, request, value, index)
 
     def iso(self, packet_id: int, endpoint: int, status: int, length: int, data: memoryview) -> None:
         """Isochronous data for a stream that was refused: dropped, as on the bus."""

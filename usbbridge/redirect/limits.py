@@ -31,8 +31,8 @@ MAX_STREAM_ERRORS: Final = 50
 """Errors in a row after which a receiving endpoint is stopped and said to be stalled: an unplugged device shows some
 before it is known to be gone."""
 
-CONTROL_TIMEOUT_MS: Final = 5000
-"A control transfer's time: USB 2.0 §9.2.6.4 lets a device take 5 s."
+CONTROL_SECONDS: Final = 5.0
+"A control transfer's time, after which it is answered TIMEOUT: USB 2.0 §9.2.6.4 lets a device take 5 s."
 
 DRAIN_SECONDS: Final = 2.0
 "How long cancelled transfers are waited for before a configuration, alternate setting or reset is applied."

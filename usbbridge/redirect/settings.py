@@ -22,16 +22,6 @@ from usbbridge.usbredir.proto import Status
 NO_SUCH_INTERFACE: Final = 255
 "`alt` of alt_setting_status for an interface that does not exist."
 
-INTERCEPTED: Final = frozenset(
-    {
-        (0x00, Request.SET_CONFIGURATION),
-        (0x00, Request.SET_ADDRESS),
-        (0x01, Request.SET_INTERFACE),
-        (0x02, Request.CLEAR_FEATURE),
-    }
-)
-"(bmRequestType, bRequest) of standard requests to the device, an interface and an endpoint that `control` looks at."
-
 
 class Settings:
     """The device's configuration and settings, kept as the guest sees them. `send` puts a packet into the outbox."""
@@ -99,7 +89,7 @@ class Settings:
         return Status.SUCCESS
 
     def control(self, request: int, value: int, index: int) -> Status | None:
-        """Carry out one of the INTERCEPTED requests; None if it may go to the device as it is."""
+        """Carry out one of the requests in `transfers.INTERCEPTED`; None if it may go to the device as it is."""
         if request == Request.SET_CONFIGURATION:
             return self.set_configuration(value & 0xFF)
         if request == Request.SET_INTERFACE:

@@ -6,40 +6,77 @@ to a transfer that was received straight into it (`data_area`), nor on the way o
 """
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from usbbridge.backend.base import Device, Status, Transfer
-from usbbridge.redirect.limits import CONTROL_TIMEOUT_MS, MAX_PENDING, MAX_PENDING_BYTES, MAX_TRANSFER
+from usbbridge.redirect.limits import CONTROL_SECONDS, MAX_PENDING, MAX_PENDING_BYTES, MAX_TRANSFER
 from usbbridge.redirect.outbox import Outbox
 from usbbridge.redirect.status import REDIR_STATUS
-from usbbridge.usb.ch9 import DIR_IN, SETUP_STRUCT, TransferType
+from usbbridge.usb.ch9 import DIR_IN, SETUP_STRUCT, Request, TransferType
 from usbbridge.usb.descriptors import Endpoint
 from usbbridge.usbredir.codec import Codec
 from usbbridge.usbredir.proto import PacketType
 from usbbridge.usbredir.proto import Status as RedirStatus
 
-COPY_BELOW = 2048
+NEVER = float("inf")
+
+COPY_BELOW = 8192
 "Bytes up to which data is copied behind its header: that costs less than one more part to hold and to write."
 
+# Names of their own: an enumeration's member costs seven times as much to look up as a global.
+_COMPLETED, _NO_DEVICE = Status.COMPLETED, Status.NO_DEVICE
 _CANCELLED = RedirStatus.CANCELLED
 _INVAL = RedirStatus.INVAL
 _IOERROR = RedirStatus.IOERROR
+_TIMEOUT = RedirStatus.TIMEOUT
+_pack_setup = SETUP_STRUCT.pack_into
+_TO_OTHER = 0x03
+"bmRequestType from here on: class, vendor and IN requests, and those to no device, interface or endpoint."
 _CONTROL, _BULK, _INTERRUPT = PacketType.CONTROL_PACKET, PacketType.BULK_PACKET, PacketType.INTERRUPT_PACKET
+
+INTERCEPTED: Final = frozenset(
+    {
+        (0x00, Request.SET_CONFIGURATION),
+        (0x00, Request.SET_ADDRESS),
+        (0x01, Request.SET_INTERFACE),
+        (0x02, Request.CLEAR_FEATURE),
+    }
+)
+"""(bmRequestType, bRequest) of standard requests to the device, an interface and an endpoint that the kernel must
+know of."""
+
+Intercept = Callable[[int, int, int], RedirStatus | None]
+"Carries out (bRequest, wValue, wIndex) in another way; None: it may go to the device as it is."
 
 
 class Transfers:
     """All transfers that answer packets of the guest. Receiving endpoints (streams of reports) are not among them."""
 
-    def __init__(self, device: Device, outbox: Outbox, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        outbox: Outbox,
+        clock: Callable[[], float],
+        lost: Callable[[], None],
+        used: Callable[[], None],
+        intercept: Intercept,
+    ) -> None:
+        """`lost` is called when the device turns out to be gone, `used` for the first transfer after `touched` was set
+        to False, `intercept` for the control packets in INTERCEPTED."""
         self.touched = False
         """Whether any transfer was started since this was last set to False: a reset of an untouched device is for
         nothing."""
+        self.deadline = NEVER
+        "When `expire` is to be called, by `clock`."
         self.pending_bytes = 0
         "Data areas that are in use, in flight or waiting to be written."
-        self._device, self._outbox, self._lost = device, outbox, lost
+        self._device, self._outbox = device, outbox
+        self._lost, self._used, self._intercept, self._clock = lost, used, intercept, clock
         self._take, self._give_back = device.take, device.give_back
-        self._submit_bulk = device.submit_bulk
+        self._submit_bulk, self._submit_control = device.submit_bulk, device.submit_control
         self._pending: dict[Transfer, None] = {}  # in flight, oldest first
         self._reserved: Transfer | None = None  # its data is just being received
+        self._controls = 0  # control transfers in flight
         self._connected = False
         self._bulk_endpoints: frozenset[int] = frozenset()
         self._interrupt_out: dict[int, int] = {}  # address: largest packet
@@ -78,6 +115,9 @@ class Transfers:
         else:
             self._reserved = None
         t.id, t.on_done, t.cancelled = packet_id, on_done, False
+        if not self.touched:
+            self.touched = True
+            self._used()
         return t
 
     def release(self, t: Transfer) -> None:
@@ -103,7 +143,7 @@ class Transfers:
 
     def _start_failed(self, t: Transfer, status: Status) -> RedirStatus:
         self.release(t)
-        if status is Status.NO_DEVICE:
+        if status is _NO_DEVICE:
             self._lost()
         return REDIR_STATUS[status]
 
@@ -126,7 +166,6 @@ class Transfers:
         if not endpoint & DIR_IN and not received_in_place:
             t.data[:length] = data
         t.header = _BULK
-        self.touched = True
         started = self._submit_bulk(t, endpoint, length)
         if started:
             self._refuse_bulk(packet_id, endpoint, stream_id, self._start_failed(t, started))
@@ -152,7 +191,7 @@ class Transfers:
         else:
             self._outbox.put(self._bulk_header(t.id, endpoint, REDIR_STATUS[t.status], n, 0, 0))
             self.release(t)
-        if t.status == Status.NO_DEVICE:
+        if t.status == _NO_DEVICE:
             self._lost()
 
     # ---- control
@@ -163,12 +202,13 @@ class Transfers:
         endpoint: int,
         request: int,
         requesttype: int,
+        status: int,
         value: int,
         index: int,
         length: int,
         data: memoryview,
     ) -> None:
-        """A control packet for the device itself; those that change the configuration never come here."""
+        """A control packet from the guest. `status` is not looked at: QEMU leaves it uninitialised."""
         received_in_place = self._reserved is not None
         setup = (request, requesttype, value, index)
         legal = endpoint in (0, DIR_IN) and (not length or endpoint == requesttype & DIR_IN)
@@ -178,17 +218,26 @@ class Transfers:
         if not received_in_place and not self._room(length):
             self.answer_control(packet_id, endpoint, setup, _IOERROR)
             return
+        if requesttype < _TO_OTHER and (requesttype, request) in INTERCEPTED:
+            answer = self._intercept(request, value, index)
+            if answer is not None:
+                self.drop_reserved()
+                self.answer_control(packet_id, endpoint, setup, answer)
+                return
         t = self._new(packet_id, length, self._control_done)
         if not endpoint and not received_in_place:
             t.data[:length] = data
-        SETUP_STRUCT.pack_into(t.setup, 0, requesttype, request, value, index, length)
-        t.header = (_CONTROL, endpoint, setup)
-        self.touched = True
-        started = self._device.submit_control(t, length, CONTROL_TIMEOUT_MS)
+        _pack_setup(t.setup, 0, requesttype, request, value, index, length)
+        deadline = self._clock() + CONTROL_SECONDS
+        t.header = (_CONTROL, endpoint, setup, deadline)
+        started = self._submit_control(t, length)
         if started:
             self.answer_control(packet_id, endpoint, setup, self._start_failed(t, started))
             return
         self._pending[t] = None
+        if not self._controls:
+            self.deadline = deadline
+        self._controls += 1
 
     def answer_control(
         self, packet_id: int, endpoint: int, setup: tuple[int, int, int, int], status: RedirStatus
@@ -196,13 +245,29 @@ class Transfers:
         """Answer a control packet without data: `setup` is (request, requesttype, value, index)."""
         self._outbox.put(self._control_header(packet_id, endpoint, *setup[:2], status, *setup[2:], 0, 0))
 
+    def expire(self) -> None:
+        """Answer the control packets whose time is up with TIMEOUT; to be called when `deadline` has passed."""
+        now, left = self._clock(), NEVER
+        for t in [t for t in self._pending if not t.cancelled and t.header not in (_BULK, _INTERRUPT)]:
+            _, endpoint, setup, deadline = t.header
+            if deadline > now:
+                left = min(left, deadline)
+                continue
+            t.cancelled = True
+            self._device.cancel(t)
+            self.answer_control(t.id, endpoint, setup, _TIMEOUT)
+        self.deadline = left
+
     def _control_done(self, t: Transfer) -> None:
         del self._pending[t]
+        self._controls -= 1
+        if not self._controls:
+            self.deadline = NEVER
         if t.cancelled:
             self.release(t)
             return
-        _, endpoint, (request, requesttype, value, index) = t.header
-        good = t.status == Status.COMPLETED
+        _, endpoint, (request, requesttype, value, index), _ = t.header
+        good = t.status == _COMPLETED
         n = t.actual if good else 0
         payload = n if endpoint else 0
         header = self._control_header(
@@ -213,7 +278,7 @@ class Transfers:
         else:
             self._outbox.put(header + t.data[:payload])
             self.release(t)
-        if t.status == Status.NO_DEVICE:
+        if t.status == _NO_DEVICE:
             self._lost()
 
     # ---- interrupt OUT
@@ -229,7 +294,6 @@ class Transfers:
         t = self._new(packet_id, length, self._interrupt_done)
         t.data[:length] = data
         t.header = _INTERRUPT
-        self.touched = True
         started = self._device.submit_interrupt(t, endpoint, length)
         if started:
             self._refuse_interrupt(packet_id, endpoint, self._start_failed(t, started))
@@ -245,7 +309,7 @@ class Transfers:
             status = REDIR_STATUS[t.status]
             self._outbox.put(self._interrupt_header(t.id, t.endpoint, status, t.actual, 0))
         self.release(t)
-        if t.status == Status.NO_DEVICE:
+        if t.status == _NO_DEVICE:
             self._lost()
 
     # ---- cancel
@@ -278,5 +342,5 @@ class Transfers:
         elif t.header == _INTERRUPT:
             self._outbox.put(self._interrupt_header(t.id, t.endpoint, _CANCELLED, 0, 0))
         else:
-            _, endpoint, setup = t.header
+            _, endpoint, setup, _ = t.header
             self.answer_control(t.id, endpoint, setup, _CANCELLED)

@@ -88,7 +88,7 @@ class Host:
         transfer.setup[:] = SetupPacket(kind, request, value, index, length).pack()
         transfer.data[: len(data)] = data
         pending = Pending(self.device, transfer)
-        assert self.device.submit_control(transfer, length, 1000) is Status.COMPLETED
+        assert self.device.submit_control(transfer, length) is Status.COMPLETED
         assert pending.done is not None
         return pending.done
 

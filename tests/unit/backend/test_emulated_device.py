@@ -123,7 +123,7 @@ class Owner:
         if not isinstance(data, int):
             transfer.data[:size] = data
         transfer.header, transfer.on_done = "control", self._done
-        assert self.device.submit_control(transfer, size, 1000) is Status.COMPLETED
+        assert self.device.submit_control(transfer, size) is Status.COMPLETED
         self.device.reap()
         return self.ended.pop([name for name, _, _ in self.ended].index("control"))[1:]
 
@@ -372,7 +372,7 @@ def test_unplugged_it_ends_everything_and_is_lost_from_then_on(device, owner):
             call()
     transfer = device.take(1)
     assert device.submit_bulk(transfer, BULK_IN, 1) is Status.NO_DEVICE
-    assert device.submit_control(transfer, 0, 0) is Status.NO_DEVICE
+    assert device.submit_control(transfer, 0) is Status.NO_DEVICE
     device.release()
 
 
@@ -497,5 +497,5 @@ def test_class_and_vendor_requests_and_descriptors_of_interfaces_go_to_the_funct
 def test_a_setup_packet_that_asks_for_more_than_the_data_area_is_refused(device):
     transfer = device.take(0)
     transfer.setup[:] = SetupPacket(DIR_IN, Request.GET_DESCRIPTOR, 0x0100, 0, 18).pack()
-    assert device.submit_control(transfer, 17, 0) is Status.ERROR
-    assert device.submit_control(transfer, 10_000, 0) is Status.ERROR
+    assert device.submit_control(transfer, 17) is Status.ERROR
+    assert device.submit_control(transfer, 10_000) is Status.ERROR

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import time
 from contextlib import suppress
 
 import pytest
@@ -83,6 +84,7 @@ def test_numbers_are_told_when_they_are_asked_for(encoder: RunningEncoder, vm: R
     attach(encoder, vm)
     encoder.hear_step("announced")
     use(vm)
+    encoder.hear_step("attached")
     encoder.tell(AskStats())
     answer = encoder.hear()
     assert isinstance(answer, Stats)
@@ -293,7 +295,7 @@ def test_whatever_the_network_says_is_the_end_of_the_connection(device: FakeDevi
     near, far = socket.socketpair()
     starter, other = pair()
     wakeup, signal = os.pipe()
-    host = Host(device, version="test", on_progress=lambda progress: None)
+    host = Host(device, version="test", on_progress=lambda progress: None, clock=time.monotonic)
     with Unreachable(fileno=near.detach()) as sock, far, other:
         far.sendall(b"x")
         link = UnreachableLink(sock, host)

@@ -1,5 +1,6 @@
 """What the tests of the guest's side join it to, without sockets."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -120,7 +121,7 @@ class Wire:
         self.device = device
         self.watcher = Recorder()
         self.guest = Guest(self.watcher, caps=caps, rules=rules)
-        self.host = Host(device, version="test", on_progress=lambda progress: None)
+        self.host = Host(device, version="test", on_progress=lambda progress: None, clock=time.monotonic)
         self.host.start()
         self.pump()
 

@@ -103,7 +103,7 @@ def test_data_that_waits_to_be_written_counts(rig: Rig, device: FakeDevice) -> N
         rig.guest.bulk(packet_id, BULK_IN, MAX_TRANSFER)
     rig.settle()
     for transfer in list(device.flying):
-        device.finish(transfer, data=b"x" * 4096)
+        device.finish(transfer, data=b"x" * 65536)
     device.reap()
     rig.guest.bulk(99, BULK_IN, 512)
     rig.to_host()

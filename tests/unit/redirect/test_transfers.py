@@ -437,3 +437,32 @@ def test_requests_behind_a_failed_one_are_still_answered(rig: Rig, device: FakeD
         rig.settle()
     rig.to_guest()
     assert [packet_id for packet_id, _ in rig.guest.ear.take()] == [1, 5]
+
+
+# ---- time
+
+
+def test_a_control_transfer_that_takes_too_long_is_answered_timeout_and_its_end_swallowed(
+    rig: Rig, device: FakeDevice
+) -> None:
+    rig.guest.control(3, *GET_DESCRIPTOR, 18)
+    rig.settle()
+    assert rig.host.deadline == rig.now + 5.0
+    rig.now += 2.0
+    rig.guest.control(4, *GET_DESCRIPTOR, 18)
+    rig.settle()
+    rig.now += 3.0
+    rig.host.expire()
+    assert rig.answers() == [control_reply(3, GET_DESCRIPTOR, RedirStatus.TIMEOUT)]
+    assert rig.host.deadline == rig.now + 2.0
+    assert len(device.cancelled) == 1
+    (in_time,) = device.flying
+    device.finish(in_time, data=b"descriptor")
+    assert rig.answers() == [control_reply(4, GET_DESCRIPTOR, RedirStatus.SUCCESS, b"descriptor")]
+    assert rig.host.deadline == float("inf")
+
+
+def test_bulk_and_interrupt_transfers_have_no_time_limit(rig: Rig, device: FakeDevice) -> None:
+    rig.guest.bulk(3, 0x81, length=512)
+    rig.settle()
+    assert rig.host.deadline == float("inf")

@@ -135,8 +135,7 @@ class EmulatedDevice:
     def give_back(self, transfer: Transfer) -> None:
         self._pool.give_back(_own(transfer))
 
-    def submit_control(self, transfer: Transfer, length: int, timeout_ms: int) -> Status:
-        """Answered at once, so `timeout_ms` never runs out."""
+    def submit_control(self, transfer: Transfer, length: int) -> Status:
         own = _own(transfer)
         setup = SetupPacket.parse(own.setup)
         refused = self._refusal(own, length)

@@ -32,6 +32,10 @@ SPIN_SECONDS = 50e-6
 """How long to look at the descriptors again and again before going to sleep, while the guest answers that fast: to be
 woken takes as long. QEMU's own event loop does the same (adaptive polling, 32 us)."""
 
+FIRST_NUDGE_SECONDS, NUDGE_GROWTH, LAST_NUDGE_SECONDS = 1.0, 1.5, 20.0
+"""On SPICE, when to nudge a VM that has gone quiet: after 1, 2.5, 4.8, ... 56 seconds. Then it is left in peace, and
+this process never wakes up again until something happens: a pause of more than a minute is for the guest to handle."""
+
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -100,6 +104,8 @@ class Loop:
         self._outbox, self._blocked = host.outbox, False
         self._replies = link.frame is not None  # a raw stream has nothing of its own to say
         self._received = 0
+        self._first_quiet = FIRST_NUDGE_SECONDS if link.frame is not None else -1.0
+        self._quiet = -1.0  # seconds without a word from the VM after which to nudge it; -1: never
         self._prompt, self._wakeful = Bet(), Bet()
         self._more = self._secure  # the link stage may have left decrypted bytes, which epoll does not see
         self._epoll = select.epoll()
@@ -117,11 +123,14 @@ class Loop:
         self._host.start()
         self._after()
         poll, sock_fd, usb_fds, after = self._epoll.poll, self._sock_fd, self._usb_fds, self._after
-        host, device, wakeful = self._host, self._device, self._wakeful
+        host, device, pending, wakeful = self._host, self._device, self._host.pending, self._wakeful
         while True:
-            events = self._spin() if wakeful.worth_it() else None
+            events = self._spin() if not pending and wakeful.worth_it() else None
             if not events:
-                events = poll(self._may_sleep() if self._more or host.deadline != NEVER else -1, MAX_EVENTS)
+                wait = self._may_sleep() if self._more or host.deadline != NEVER else self._quiet
+                events = poll(wait, MAX_EVENTS)
+                if not events and wait == self._quiet > 0:
+                    self._nudge()
             reap = asked = False
             for fd, event in events:
                 if fd == sock_fd:
@@ -143,7 +152,8 @@ class Loop:
             after()
 
     def _spin(self) -> list[tuple[int, int]]:
-        """What happens within SPIN_SECONDS, without going to sleep."""
+        """What happens within SPIN_SECONDS, without going to sleep. Only worth it while all wait for the guest: a device
+        takes its time."""
         poll, now = self._epoll.poll, time.monotonic
         until = now() + SPIN_SECONDS
         while now() < until:
@@ -159,12 +169,22 @@ class Loop:
         if self._more and not self._host.congested:
             return 0
         if self._host.deadline == NEVER:
-            return -1
+            return self._quiet
         left = self._host.deadline - time.monotonic()
         if left <= 0:
             self._host.expire()
             self._after()
         return max(left, 0)
+
+    def _nudge(self) -> None:
+        """Nothing was heard for a while: send something that means nothing, and wait longer the next time.
+
+        When a VM that was paused goes on, QEMU does not look whether its SPICE server has something for it: the answer
+        to what the guest asked last would lie there until more comes, and the guest's driver would reset the device.
+        """
+        self._host.nudge()
+        longer = self._quiet * NUDGE_GROWTH
+        self._quiet = longer if longer <= LAST_NUDGE_SECONDS else -1
 
     # ---- the socket
 
@@ -183,6 +203,7 @@ class Loop:
             if not n:
                 raise link.lost()
             self._received += n
+            self._quiet = self._first_quiet
             link.received(n)
             if n < len(view) and not self._secure:
                 return

@@ -50,6 +50,10 @@ CAPS = (
 _Answer = TypeVar("_Answer", RedirStatus, RedirStatus | None)
 
 
+NUDGE_ENDPOINT = 0x80
+"Endpoint 0 is for control transfers only; a guest has never started to receive reports from it."
+
+
 class Progress(Enum):
     """How far an attachment has come; each is reported once, in this order."""
 
@@ -82,6 +86,8 @@ class Host:
         self._failure: UsbBridgeError | None = None
         self._rules: tuple[redir_filter.FilterRule, ...] | None = None
         self._transfers = Transfers(device, self.outbox, clock, self._lost, self._use, self._intercept)
+        self.pending = self._transfers.pending
+        "Transfers of the device that the guest waits for: not empty while there are any."
         self._reports = InterruptReceiving(device, self.outbox, self._lost, self._stalled)
         self._settings = Settings(device, self._transfers, self._reports, self._send)
         # the sink of the codec: data packets go straight to the transfers
@@ -136,6 +142,12 @@ class Host:
     def expire(self) -> None:
         """Answer what the device has not answered in time."""
         self._transfers.expire()
+
+    def nudge(self) -> None:
+        """Put a packet into the outbox that changes nothing in the guest: the state of a report stream that can't
+        exist."""
+        if self._attached and self._announced:
+            self._send(packets.InterruptReceivingStatus(RedirStatus.SUCCESS, NUDGE_ENDPOINT))
 
     @property
     def congested(self) -> bool:

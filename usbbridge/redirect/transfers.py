@@ -68,13 +68,14 @@ class Transfers:
         nothing."""
         self.deadline = NEVER
         "When `expire` is to be called, by `clock`."
+        self.pending: dict[Transfer, None] = {}
+        "What is in flight, oldest first."
         self.pending_bytes = 0
         "Data areas that are in use, in flight or waiting to be written."
         self._device, self._outbox = device, outbox
         self._lost, self._used, self._intercept, self._clock = lost, used, intercept, clock
         self._take, self._give_back = device.take, device.give_back
         self._submit_bulk, self._submit_control = device.submit_bulk, device.submit_control
-        self._pending: dict[Transfer, None] = {}  # in flight, oldest first
         self._reserved: Transfer | None = None  # its data is just being received
         self._controls = 0  # control transfers in flight
         self._connected = False
@@ -105,7 +106,7 @@ class Transfers:
     # ---- accounting
 
     def _room(self, length: int) -> bool:
-        return len(self._pending) < MAX_PENDING and self.pending_bytes + length <= MAX_PENDING_BYTES
+        return len(self.pending) < MAX_PENDING and self.pending_bytes + length <= MAX_PENDING_BYTES
 
     def _new(self, packet_id: int, length: int, on_done: Callable[[Transfer], None]) -> Transfer:
         t = self._reserved
@@ -170,13 +171,13 @@ class Transfers:
         if started:
             self._refuse_bulk(packet_id, endpoint, stream_id, self._start_failed(t, started))
             return
-        self._pending[t] = None
+        self.pending[t] = None
 
     def _refuse_bulk(self, packet_id: int, endpoint: int, stream_id: int, status: RedirStatus) -> None:
         self._outbox.put(self._bulk_header(packet_id, endpoint, status, 0, stream_id, 0))
 
     def _bulk_done(self, t: Transfer) -> None:
-        del self._pending[t]
+        del self.pending[t]
         if t.cancelled:
             self.release(t)
             return
@@ -234,7 +235,7 @@ class Transfers:
         if started:
             self.answer_control(packet_id, endpoint, setup, self._start_failed(t, started))
             return
-        self._pending[t] = None
+        self.pending[t] = None
         if not self._controls:
             self.deadline = deadline
         self._controls += 1
@@ -248,7 +249,7 @@ class Transfers:
     def expire(self) -> None:
         """Answer the control packets whose time is up with TIMEOUT; to be called when `deadline` has passed."""
         now, left = self._clock(), NEVER
-        for t in [t for t in self._pending if not t.cancelled and t.header not in (_BULK, _INTERRUPT)]:
+        for t in [t for t in self.pending if not t.cancelled and t.header not in (_BULK, _INTERRUPT)]:
             _, endpoint, setup, deadline = t.header
             if deadline > now:
                 left = min(left, deadline)
@@ -259,7 +260,7 @@ class Transfers:
         self.deadline = left
 
     def _control_done(self, t: Transfer) -> None:
-        del self._pending[t]
+        del self.pending[t]
         self._controls -= 1
         if not self._controls:
             self.deadline = NEVER
@@ -298,13 +299,13 @@ class Transfers:
         if started:
             self._refuse_interrupt(packet_id, endpoint, self._start_failed(t, started))
             return
-        self._pending[t] = None
+        self.pending[t] = None
 
     def _refuse_interrupt(self, packet_id: int, endpoint: int, status: RedirStatus) -> None:
         self._outbox.put(self._interrupt_header(packet_id, endpoint, status, 0, 0))
 
     def _interrupt_done(self, t: Transfer) -> None:
-        del self._pending[t]
+        del self.pending[t]
         if not t.cancelled:
             status = REDIR_STATUS[t.status]
             self._outbox.put(self._interrupt_header(t.id, t.endpoint, status, t.actual, 0))
@@ -316,7 +317,7 @@ class Transfers:
 
     def cancel(self, packet_id: int) -> None:
         """Cancel one packet: answered CANCELLED at once; one that has just ended has been answered already."""
-        for t in self._pending:
+        for t in self.pending:
             if t.id == packet_id and not t.cancelled:
                 self._cancel(t)
                 return
@@ -324,13 +325,13 @@ class Transfers:
     def cancel_all(self, endpoints: Iterable[int] | None = None) -> None:
         """Cancel whatever is in flight, or only on the given endpoint addresses, each answered CANCELLED."""
         wanted = None if endpoints is None else frozenset(endpoints)
-        for t in list(self._pending):
+        for t in list(self.pending):
             if not t.cancelled and (wanted is None or t.endpoint in wanted):
                 self._cancel(t)
 
     def abandon_all(self) -> None:
         """Cancel whatever is in flight without a word: the guest is gone, or can't be talked to any more."""
-        for t in list(self._pending):
+        for t in list(self.pending):
             t.cancelled = True
             self._device.cancel(t)
 

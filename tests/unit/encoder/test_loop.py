@@ -11,7 +11,8 @@ import pytest
 from tests.fakes.device import BULK_IN, FakeDevice
 from tests.fakes.encoder import RawVm, RunningEncoder
 from usbbridge.backend.base import Status
-from usbbridge.encoder import loop
+from usbbridge.encoder import loop, main
+from usbbridge.encoder.link import RawLink, open_link
 from usbbridge.encoder.loop import Loop
 from usbbridge.errors import ConnectionLostError, DeviceError, RefusedError
 from usbbridge.ipc.channel import MessageChannel, pair
@@ -26,6 +27,7 @@ from usbbridge.usbredir.packets import (
     DeviceDisconnectAck,
     FilterReject,
     GetConfiguration,
+    InterruptReceivingStatus,
     StartInterruptReceiving,
 )
 
@@ -305,3 +307,32 @@ def test_whatever_the_network_says_is_the_end_of_the_connection(device: FakeDevi
     os.close(wakeup)
     os.close(signal)
 
+
+def test_a_vm_that_has_gone_quiet_is_nudged_now_and_then_and_left_in_peace_at_last(
+    encoder: RunningEncoder, vm: RawVm, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FIRST_NUDGE_SECONDS", 0.01)
+    monkeypatch.setattr(loop, "NUDGE_GROWTH", 2.0)
+    monkeypatch.setattr(loop, "LAST_NUDGE_SECONDS", 0.05)
+    nudge, next_waits = Loop._nudge, []
+
+    def recorded(self: Loop) -> None:
+        nudge(self)
+        next_waits.append(self._quiet)
+
+    def with_messages(*args: object) -> RawLink:
+        link = open_link(*args)
+        link.frame = lambda parts, size: parts  # as on SPICE, but adding nothing
+        return link
+
+    monkeypatch.setattr(Loop, "_nudge", recorded)
+    monkeypatch.setattr(main, "open_link", with_messages)
+    attach(encoder, vm)
+    use(vm)
+    encoder.hear_step("attached")
+    nudges = [vm.wait_for(InterruptReceivingStatus) for _ in range(3)]
+    assert nudges == [InterruptReceivingStatus(0, 0x80)] * 3
+    encoder.tell(Stop())
+    acknowledge(vm)
+    assert encoder.join() == Ended(0)
+    assert next_waits[-3:] == [0.02, 0.04, -1]

@@ -39,7 +39,8 @@ class Writer:
         self._outbox, self._frame, self._release = outbox, frame, release
         self._parts: Parts = []  # the batch that is being written
         self._left = 0  # bytes of it that are not written yet
-        self._size = 0  # usbredir bytes in it
+        self._size = 0  # usbredir bytes of it that still count as waiting
+        self._head = 0  # bytes of the message's header that are not written yet
         self._held: list[Transfer] = []
         self._sock, self._sendmsg = sock, sock.sendmsg
         self._secure = isinstance(sock, ssl.SSLSocket)
@@ -64,6 +65,9 @@ class Writer:
             self._left -= sent
             if self._left:
                 _advance(self._parts, sent)
+                head = min(sent, self._head)
+                self._head -= head
+                self._count(outbox, min(sent - head, self._size))
             else:
                 self._batch_written(outbox)
         return True
@@ -84,18 +88,23 @@ class Writer:
         if self._frame is not None:
             parts = self._frame(parts, size)
             self._left = sum(map(len, parts))
+            self._head = max(self._left - size, 0)
         self._parts = parts
         if not self._secure:  # urgent messages may join the parts: room is left for them
             self._send = self._sendmsg if len(parts) <= IOV_MAX // 2 else self._send_many
 
     def _batch_written(self, outbox: Outbox) -> None:
-        self._parts, self._left = [], 0
-        outbox.size -= self._size
-        self.written += self._size
-        self._size = 0
+        self._parts = []
+        self._count(outbox, self._size)
         if self._held:
             held, self._held = self._held, []
             self._release(held)
+
+    def _count(self, outbox: Outbox, size: int) -> None:
+        """So many usbredir bytes no longer wait; of a compressed batch, most are counted at its end."""
+        outbox.size -= size
+        self.written += size
+        self._size -= size
 
     def _send_many(self, parts: Parts) -> int:
         return self._sock.sendmsg(parts[:IOV_MAX])

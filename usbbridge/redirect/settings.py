@@ -66,10 +66,18 @@ class Settings:
             raise
         except DeviceError:
             self._device.claim()  # what was released for the change
+            self._notice_change()
             return Status.STALL
         self.read()
         self.tell()
         return Status.SUCCESS
+
+    def _notice_change(self) -> None:
+        """A change that failed may have come half-way: the device in the new configuration, its interfaces not ours."""
+        found = Layout(self._device.configuration(), self._device.speed)
+        if found.value != self.layout.value:
+            self.layout = found
+            self.tell()
 
     def set_alternate(self, number: int, alternate: int) -> Status:
         """Select an alternate setting and tell the guest of it. Raises DeviceLostError."""

@@ -214,7 +214,7 @@ def test_a_message_that_was_compressed_is_written_instead_and_buffers_held_all_t
     transfer = bench.put_data(b"header", 5000)
     assert not bench.writer.flush()
     assert bench.released == []
-    assert bench.outbox.size == 5006
+    assert bench.outbox.size == 5006 - 3
     sock.takes = [100]
     assert bench.writer.flush()
     assert sock.got == b"packed"
@@ -297,3 +297,13 @@ def test_tls_gets_everything_in_order_though_it_wants_to_wait_in_the_middle(
     got += readable(theirs)
     assert got == expected
     assert len(bench.released) == 4
+
+
+@pytest.mark.parametrize("frame", [None, framed], ids=["raw", "framed"])
+def test_bytes_count_as_waiting_until_they_are_written_not_until_their_batch_is(frame: object) -> None:
+    head = len(b"[506]") if frame else 0
+    sock = Trickle(head + 100)
+    bench = Bench(sock, frame)
+    bench.put_data(b"header", 500)
+    assert not bench.writer.flush()
+    assert (bench.outbox.size, bench.writer.written) == (406, 100)

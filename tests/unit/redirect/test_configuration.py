@@ -75,6 +75,19 @@ def test_a_configuration_that_fails_leaves_the_old_one_in_force(rig: Rig, device
     assert rig.answers() == []
 
 
+def test_a_configuration_that_fails_half_way_is_told_as_it_is(
+    rig: Rig, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_and_fail(value: int) -> None:
+        device.active = device.configurations[1]
+        raise DeviceError("an interface of the new configuration could not be claimed")
+
+    monkeypatch.setattr(device, "set_configuration", set_and_fail)
+    answers = rig.ask(SetConfiguration(2), 7)
+    assert kinds(answers) == [InterfaceInfo, EpInfo, ConfigurationStatus]
+    assert answers[-1] == (7, ConfigurationStatus(STALL, 2))
+
+
 @pytest.mark.parametrize("error", [DeviceLostError("gone"), NotPermittedError("no")])
 def test_a_device_that_is_lost_while_it_is_configured_ends_the_session(
     rig: Rig, device: FakeDevice, error: Exception

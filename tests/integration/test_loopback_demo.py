@@ -45,7 +45,8 @@ def test_a_demo_that_fails_says_why_and_ends_with_1(tmp_path: Path) -> None:
     (package / "__init__.py").write_text("")
     (package / "__main__.py").write_text("raise SystemExit('no such thing here')")
     source = (
-        "import sys; from usbbridge.cli.main import main; import os; os.chdir(sys.argv[1]); sys.exit(main(['demo']))"
+        "import os, sys; from usbbridge.cli.main import main; "
+        "os.environ['PYTHONPATH'] = sys.argv[1]; sys.exit(main(['demo']))"
     )
     result = subprocess.run(
         [sys.executable, "-c", source, str(tmp_path)],

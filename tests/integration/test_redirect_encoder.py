@@ -152,12 +152,12 @@ def test_a_vm_that_is_not_there_is_told(encoder: RunningEncoder, image: Path) ->
 
 
 class Child:
-    """`python -m usbbridge.encoder`, started as `attach` starts it."""
+    """`python -P -m usbbridge.encoder`, started as `attach` starts it."""
 
     def __init__(self) -> None:
         self.channel, theirs = pair()
         with theirs:
-            command = [sys.executable, "-m", "usbbridge.encoder", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", "usbbridge.encoder", str(theirs.fileno())]
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stderr=subprocess.PIPE)
 
     def attach(self, vm: LoopbackVm, image: Path) -> "Child":

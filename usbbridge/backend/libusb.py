@@ -24,7 +24,7 @@ from usbbridge.errors import (
     RefusedError,
     UsbBridgeError,
 )
-from usbbridge.usb.ch9 import DescriptorType, Speed
+from usbbridge.usb.ch9 import DIR_IN, ENDPOINT_NUMBER_MASK, DescriptorType, Speed
 from usbbridge.usb.descriptors import (
     COMPANION_STRUCT,
     MAX_INTERFACES,
@@ -281,7 +281,8 @@ def _setting(found: Any) -> Interface:
         subclass=found.getSubClass(),
         protocol=found.getProtocol(),
         i_interface=found.getDescriptor(),
-        endpoints=tuple(_endpoint(endpoint) for endpoint in found),
+        # addresses that no endpoint can have are passed over, as the kernel does: libusb's descriptors are the raw ones
+        endpoints=tuple(_endpoint(each) for each in found if 0 < each.getAddress() & ~DIR_IN <= ENDPOINT_NUMBER_MASK),
     )
 
 

@@ -1,5 +1,6 @@
 """`usbbridge attach`: give a device to a VM, and stay until it is taken back."""
 
+import contextlib
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ import click
 
 from usbbridge.cli.completion import complete_device
 from usbbridge.cli.main import INTERRUPTED
-from usbbridge.errors import NotFoundError, UsageError, UsbBridgeError
+from usbbridge.errors import NotFoundError, RefusedError, UsageError, UsbBridgeError
 from usbbridge.ipc.messages import Ended, Message, Progressed, Stats
 
 PASSWORD_VARIABLE: Final = "USBBRIDGE_PASSWORD"  # noqa: S105  # a name, not a password
@@ -64,7 +65,7 @@ def command(
     from usbbridge.control.foreground import Request
     from usbbridge.spice.targets import parse_target
 
-    parse_target(target)  # before anything is opened
+    _check_tls(parse_target(target), ca_file or host_subject)  # before anything is opened
     display: Display = JsonLines() if as_json else Terminal() if sys.stdout.isatty() else Lines()
     request = Request(
         **_choose(device, serial),
@@ -237,20 +238,44 @@ def _as_ended(error: UsbBridgeError) -> Ended:
     return Ended(error.exit_status, error.message, error.hint, type(error).__name__)
 
 
+def _check_tls(target: Any, option: str | None) -> None:
+    """Who says whom to trust must not be connected without anybody being checked. Raises UsageError."""
+    if option and getattr(target, "tls_port", None) is None:
+        raise UsageError(
+            f"--ca-file and --host-subject are for TLS, which {target} does not use",
+            hint="name the VM's TLS port: spice+tls://HOST:PORT",
+        )
+
+
 def _choose(device: str | None, serial: str | None) -> dict[str, Any]:
     """The fields of a Request that name the device, after opening it if it is a real one."""
     if device and device.startswith("disk:"):
         if serial:
             raise UsageError("--serial is for USB devices; a disk image is named by its path")
-        return {"name": device, "disk": _absolute(device)}
+        return {"name": device, "disk": _existing(device)}
     if os.environ.get("USBBRIDGE_LIBUSB") and not serial and device:
+        _refuse_if_in_use(device)
         return {"name": device, "selector": device}  # that libusb may have devices of its own
     return _open(device, serial)
 
 
-def _absolute(spec: str) -> str:
-    prefix, path = spec[:5], spec[5:]
-    return prefix + str(Path(path).absolute()) if path.removesuffix(",ro") else spec
+def _refuse_if_in_use(device: str) -> None:
+    """A device of this machine is not to be had in this way either while it is in use (or a hub)."""
+    from usbbridge.monitor.inventory import devices, find
+
+    with contextlib.suppress(NotFoundError):  # that libusb's own, then
+        entry = find(devices(), device)
+        if entry.obstacle and isinstance(entry.obstacle.error(), RefusedError):
+            raise entry.obstacle.error()
+
+
+def _existing(spec: str) -> str:
+    """The image with its absolute path, once it is there: a session that is opened ends the one of a running viewer."""
+    prefix, rest = spec[:5], spec[5:]
+    path = rest.removesuffix(",ro")
+    if path and not Path(path).exists():
+        raise NotFoundError(f"there is no disk image {path}")
+    return prefix + str(Path(rest).absolute()) if path else spec
 
 
 def _open(device: str | None, serial: str | None) -> dict[str, Any]:
@@ -264,8 +289,14 @@ def _open(device: str | None, serial: str | None) -> dict[str, Any]:
     if entry.obstacle:
         raise entry.obstacle.error()
     fd = open_node(entry)
-    numbers = [interface.number for interface in entry.interfaces if interface.driver]
-    return {"name": str(entry), "usbfs_fd": fd, "give_back": lambda: give_back(fd, entry.node, numbers)}
+
+    def check() -> None:
+        """Mounted or otherwise taken into use since it was chosen."""
+        now = find(devices(), entry.bus_port)
+        if now.obstacle:
+            raise now.obstacle.error()
+
+    return {"name": str(entry), "usbfs_fd": fd, "check": check, "give_back": lambda: give_back(fd, entry)}
 
 
 def _password(file: Path | None) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Final, Self, TypeVar
 
 import click
 
+from usbbridge.cli.main import INTERRUPTED
 from usbbridge.errors import ConnectionLostError, UsbBridgeError
 from usbbridge.loopback.storage import DATA_PROTECT, Drive, ScsiError
 from usbbridge.loopback.vm import LoopbackVm, ReadResult
@@ -35,7 +36,6 @@ STEP_SECONDS: Final = 20.0
 "No step takes more than a second or two; a machine ten times slower still gets through."
 POLL_SECONDS: Final = 0.1
 REDRAW_SECONDS: Final = 0.1
-INTERRUPTED: Final = 130
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Attachment:
         arguments = ["attach", "--foreground", device, "--vm", vm.target, "--password-file", str(password_file)]
         narrator.step("command", "usbbridge " + " ".join(arguments))
         self._process = subprocess.Popen(  # noqa: S603 - our own program; no shell
-            [sys.executable, "-m", "usbbridge", *arguments],
+            [sys.executable, "-P", "-m", "usbbridge", *arguments],  # -P: import nothing from the current folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -78,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsbBridgeError as error:
         complain(error)
         return error.exit_status
+    except OSError as error:  # a full disk behind the standard output, no processes or descriptors left, ...
+        complain(UsbBridgeError(error.strerror or str(error)))
+        return UsbBridgeError.exit_status
     return status if isinstance(status, int) else 0
 
 

@@ -24,9 +24,9 @@ from usbbridge.ipc.messages import AskStats, Ended, Message, Progressed, Start, 
 from usbbridge.spice.connection import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, parse_target
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 8.0
 """From the wish to stop until the child is killed: one second for the guest's acknowledgement, two for cancelled
-transfers."""
+transfers, and again two if they have not come back when the device is closed."""
 
 STATS_SECONDS = 1.0
 "How often rates are asked for while somebody watches."
@@ -47,6 +47,9 @@ class Request:
     compression: str = "auto"
     watch: bool = False
     "Ask for Stats all the time and report them."
+    check: Callable[[], None] | None = None
+    """Raises what speaks against taking the device from its kernel driver; called when that is about to happen, as a
+    password prompt or a slow server may have taken minutes since the device was chosen."""
     give_back: Callable[[], None] | None = None
     "Returns the device to its kernel driver if the child could not."
 
@@ -71,7 +74,7 @@ class _Foreground:
         self._request, self._report = request, report
         self._session: Session | None = None
         self._over = asyncio.Event()
-        self._started = self._linked = self._stopping = False
+        self._started = self._linked = self._stopping = self._asked = False
         self._interrupted = self._clean = False
         self._ended: Ended | None = None
         self._unreported: OSError | None = None
@@ -85,6 +88,8 @@ class _Foreground:
         try:
             start = await self._prepare()
             if start is not None:
+                if self._request.check is not None:
+                    self._request.check()
                 self._started = True
                 with contextlib.suppress(OSError):  # it has died: its end is noticed below
                     self._channel.send(start, self._request.usbfs_fd)
@@ -157,7 +162,8 @@ class _Foreground:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATS_SECONDS if self._request.watch else None):
                     await self._over.wait()
-            if not self._over.is_set():
+            if not self._over.is_set() and not self._asked:
+                self._asked = True  # one question at a time: a child that hangs must not fill its connection
                 self._tell(AskStats())
 
     def _tell(self, message: Message) -> None:
@@ -183,6 +189,7 @@ class _Foreground:
             self._over.set()
         elif isinstance(message, Progressed | Stats):
             self._linked = True
+            self._asked = self._asked and not isinstance(message, Stats)
             self._show(message)
 
     def _show(self, message: Message) -> None:
@@ -216,7 +223,8 @@ class _Foreground:
 def _spawn() -> tuple["subprocess.Popen[bytes]", MessageChannel]:
     ours, theirs = pair()
     with theirs:
-        command = [sys.executable, "-m", "usbbridge.encoder", str(theirs.fileno())]
+        # -P: the folder one is in is nowhere to import from; whoever may write there would be run, perhaps as root
+        command = [sys.executable, "-P", "-m", "usbbridge.encoder", str(theirs.fileno())]
         process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
         )
@@ -234,4 +242,7 @@ def _reap(process: "subprocess.Popen[bytes]") -> None:
 
 def _how(process: "subprocess.Popen[bytes]") -> str:
     code = process.returncode
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+    if code >= 0:
+        return f"status {code}"
+    names = {number.value: number.name for number in signal.Signals}  # real-time signals have no names
+    return f"signal {names.get(-code, -code)}"

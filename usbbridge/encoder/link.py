@@ -8,7 +8,6 @@ from usbbridge.encoder.writer import Parts
 from usbbridge.errors import ConnectionLostError
 from usbbridge.ipc.messages import Start
 from usbbridge.redirect.host import Host
-from usbbridge.spice.channel import Handler
 from usbbridge.spice.connection import Linked, TlsOptions, open_channel, open_raw
 from usbbridge.spice.messages import ChannelType
 from usbbridge.spice.targets import SpiceTarget, Target
@@ -44,12 +43,10 @@ class RawLink:
 class SpiceLink:
     """The usbredir stream inside the messages of a USBREDIR channel."""
 
-    def __init__(self, linked: Linked, host: Host, *, compression: Compression, handler: Handler | None = None) -> None:
+    def __init__(self, linked: Linked, host: Host, *, compression: Compression) -> None:
         self.sock = linked.sock
         unix = linked.sock.family == socket.AF_UNIX
-        self._channel = UsbredirChannel(
-            linked.result, host.codec, compression=compression, unix_socket=unix, handler=handler
-        )
+        self._channel = UsbredirChannel(linked.result, host.codec, compression=compression, unix_socket=unix)
         self._rest = linked.rest
         self.buffer, self.received = self._channel.buffer, self._channel.received
         self.take_replies, self.lost = self._channel.take_output, self._channel.ended

@@ -1,9 +1,11 @@
 """The encoder's one loop: epoll over the VM's socket, libusb's descriptors and the connection to whoever started us.
 
-Nothing runs on a timer and nothing is logged for a packet: an idle encoder sleeps in epoll until a byte arrives.
+Nothing is logged for a packet, and timers run only while an answer is owed: for a control transfer, and for a minute
+after the VM has gone quiet. After that an idle encoder sleeps in epoll until a byte arrives.
 """
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -13,7 +15,7 @@ from typing import Protocol
 
 from usbbridge.backend.base import Device
 from usbbridge.encoder.writer import Parts, Writer
-from usbbridge.errors import DeviceLostError, UsbBridgeError
+from usbbridge.errors import DeviceLostError, RemoteProtocolError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
 from usbbridge.ipc.messages import AskStats, Stats
 from usbbridge.redirect.host import Host
@@ -152,8 +154,8 @@ class Loop:
             after()
 
     def _spin(self) -> list[tuple[int, int]]:
-        """What happens within SPIN_SECONDS, without going to sleep. Only worth it while all wait for the guest: a device
-        takes its time."""
+        """What happens within SPIN_SECONDS, without going to sleep. Only worth it while all wait for the guest: a
+        device takes its time."""
         poll, now = self._epoll.poll, time.monotonic
         until = now() + SPIN_SECONDS
         while now() < until:
@@ -258,8 +260,12 @@ class Loop:
 
     def _told(self, fd: int) -> None:
         """A message of the starter's, its end, or a signal: anything but a question for numbers means stop."""
-        received = self._starter.receive() if fd == self._starter_fd else None
-        if received is None or not isinstance(received[0], AskStats):
+        message, extra = None, None
+        with contextlib.suppress(RemoteProtocolError):  # a starter that talks nonsense is not to be trusted any more
+            message, extra = (self._starter.receive() if fd == self._starter_fd else None) or (None, None)
+        if extra is not None:
+            os.close(extra)
+        if not isinstance(message, AskStats):
             raise Stopped
         with contextlib.suppress(OSError):  # it has died since it asked, which is noticed next
             self._starter.send(self.stats())

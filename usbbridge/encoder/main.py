@@ -1,7 +1,7 @@
 """The encoder process: one device, one VM, from the message that starts it to the one that says how it ended.
 
-It is started as `python -m usbbridge.encoder FD`, FD being its end of a connection to the process that started it. It
-needs no access to /dev/bus/usb and opens nothing there: the device comes as a file descriptor.
+It is started as `python -P -m usbbridge.encoder FD`, FD being its end of a connection to the process that started it.
+It needs no access to /dev/bus/usb and opens nothing there: the device comes as a file descriptor.
 """
 
 import contextlib

@@ -55,7 +55,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class AskStats:
-    """Answer with `Stats` now. Nothing is sent unasked: an idle encoder never wakes up."""
+    """Answer with `Stats` now. Nothing is sent unasked: an idle encoder need not wake up for it."""
 
     kind: ClassVar[str] = "ask-stats"
 
@@ -71,7 +71,8 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters since the start; bytes are those of the usbredir stream, before SPICE framing and compression."""
+    """Counters since the start: bytes of the usbredir stream sent, before SPICE framing and compression; bytes received
+    on the connection, framing included; reports dropped."""
 
     kind: ClassVar[str] = "stats"
     to_vm: int

@@ -9,12 +9,10 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from usbbridge.errors import DeviceLostError, NotPermittedError
-from usbbridge.monitor.inventory import DeviceEntry
+from usbbridge.monitor.inventory import DeviceEntry, devices
 
 # linux/usbdevice_fs.h: struct usbdevfs_ioctl { int ifno; int ioctl_code; void *data; }
 _IOCTL: Final = struct.Struct("@iiP")
@@ -22,6 +20,8 @@ _CONNECT: Final = 0x5517
 "USBDEVFS_CONNECT, _IO('U', 23): let a kernel driver bind to an interface."
 _USBDEVFS_IOCTL: Final = 3 << 30 | _IOCTL.size << 16 | 0x5512
 "_IOWR('U', 18, struct usbdevfs_ioctl)."
+_SETCONFIGURATION: Final = 2 << 30 | 4 << 16 | 0x5505
+"USBDEVFS_SETCONFIGURATION, _IOR('U', 5, unsigned int)."
 
 
 def open_node(entry: DeviceEntry) -> int:
@@ -35,17 +35,29 @@ def open_node(entry: DeviceEntry) -> int:
         raise DeviceLostError(f"{entry} can't be opened: {error.strerror}") from error
 
 
-def give_back(fd: int, node: Path, interfaces: Iterable[int]) -> None:
+def give_back(fd: int, entry: DeviceEntry) -> None:
     """Close the device and let the kernel's drivers have it again; nothing to do for what has gone meanwhile.
 
-    Closing our descriptor comes first: it shares the dead process's claims, and the last copy's end drops them.
+    Closing our descriptor comes first: it shares the dead process's claims, and the last copy's end drops them. If the
+    VM had chosen another configuration, the one that was active before is set again.
     """
     os.close(fd)
     with contextlib.suppress(OSError):
-        again = os.open(node, os.O_RDWR | os.O_CLOEXEC)
+        again = os.open(entry.node, os.O_RDWR | os.O_CLOEXEC)
         try:
-            for number in interfaces:
-                with contextlib.suppress(OSError):  # a driver has it already, or none wants it
-                    fcntl.ioctl(again, _USBDEVFS_IOCTL, _IOCTL.pack(number, _CONNECT, 0))
+            _restore(again, entry)
         finally:
             os.close(again)
+
+
+def _restore(fd: int, entry: DeviceEntry) -> None:
+    now = next((device for device in devices() if device.bus_port == entry.bus_port), None)
+    if now is None:
+        return
+    if entry.configuration and now.configuration != entry.configuration:
+        fcntl.ioctl(fd, _SETCONFIGURATION, struct.pack("@I", entry.configuration))  # binds the drivers as well
+        return
+    for interface in entry.interfaces:
+        if interface.driver:
+            with contextlib.suppress(OSError):  # a driver has it already, or none wants it
+                fcntl.ioctl(fd, _USBDEVFS_IOCTL, _IOCTL.pack(interface.number, _CONNECT, 0))

@@ -9,7 +9,13 @@ from collections.abc import Callable
 
 from usbbridge.backend.base import Device, Status, Transfer
 from usbbridge.errors import DeviceError, DeviceLostError
-from usbbridge.redirect.limits import DRAIN_SECONDS, INTERRUPT_TRANSFERS, MAX_STREAM_ERRORS, STREAM_DROP
+from usbbridge.redirect.limits import (
+    DRAIN_SECONDS,
+    INTERRUPT_TRANSFERS,
+    MAX_REPORT_TRANSFERS,
+    MAX_STREAM_ERRORS,
+    STREAM_DROP,
+)
 from usbbridge.redirect.outbox import Outbox
 from usbbridge.redirect.status import REDIR_STATUS
 from usbbridge.usb.ch9 import DIR_IN, TransferType
@@ -44,6 +50,8 @@ class InterruptReceiving:
         self._device, self._outbox, self._lost, self._stalled = device, outbox, lost, stalled
         self._streams: dict[int, _Stream] = {}
         self._endpoints: dict[int, Endpoint] = {}
+        self._taken = 0  # transfers that are not back in the pool
+        self._waiting = 0  # bytes of reports put since the outbox was last found empty
 
     def answer_through(self, codec: Codec) -> None:
         """Whose packets the answers and reports are; to be called before the first packet."""
@@ -101,10 +109,13 @@ class InterruptReceiving:
 
     def _run(self, address: int, errors: int = 0) -> bool:
         """Start an endpoint, that has ended `errors` times in a row by now; whether it runs."""
+        if self._taken + INTERRUPT_TRANSFERS > MAX_REPORT_TRANSFERS:
+            return False
         size = max(self._endpoints[address].max_packet_size & 0x7FF, 1)
         stream = self._streams[address] = _Stream(address, size, errors)
         for _ in range(INTERRUPT_TRANSFERS):
             t = self._device.take(size)
+            self._taken += 1
             t.header, t.on_done, t.cancelled, t.id = stream, self._done, False, 0
             stream.transfers.append(t)
             if not self._submit(stream, t):
@@ -117,11 +128,15 @@ class InterruptReceiving:
         if started is Status.COMPLETED:
             return True
         stream.transfers.remove(t)
-        self._device.give_back(t)
+        self._give_back(t)
         self._halt(stream.endpoint)
         if started is Status.NO_DEVICE:
             self._lost()
         return False
+
+    def _give_back(self, t: Transfer) -> None:
+        self._taken -= 1
+        self._device.give_back(t)
 
     def _halt(self, address: int) -> None:
         stream = self._streams.pop(address, None)
@@ -132,7 +147,7 @@ class InterruptReceiving:
     def _done(self, t: Transfer) -> None:
         stream: _Stream = t.header
         if t.cancelled:
-            self._device.give_back(t)
+            self._give_back(t)
             return
         if t.status == Status.COMPLETED:
             stream.errors = 0
@@ -145,12 +160,16 @@ class InterruptReceiving:
     def _report(self, stream: _Stream, status: RedirStatus, data: memoryview) -> None:
         number = stream.next_id
         stream.next_id = number + 1 & 0xFFFF_FFFF  # ids are that short if the guest wants no longer ones
-        if self._outbox.size > STREAM_DROP:
+        if not self._outbox.size:
+            self._waiting = 0
+        if self._waiting > STREAM_DROP:
             self.dropped += 1
             return
         n = len(data)
         header = self._codec.interrupt_header(number, stream.endpoint, status, n, n)
-        self._outbox.put(header + data)  # a report is small: to copy it costs less than to hold its transfer
+        packet = header + data  # a report is small: to copy it costs less than to hold its transfer
+        self._waiting += len(packet)
+        self._outbox.put(packet)
 
     def _went_wrong(self, stream: _Stream, t: Transfer) -> bool:
         """Handle the bad end of a transfer; whether it is to be started again."""
@@ -160,7 +179,7 @@ class InterruptReceiving:
             self._report(stream, REDIR_STATUS[t.status], t.data[:0])
             return True
         stream.transfers.remove(t)
-        self._device.give_back(t)
+        self._give_back(t)
         if t.status == Status.NO_DEVICE:
             self._halt(stream.endpoint)
             self._lost()

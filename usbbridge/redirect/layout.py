@@ -3,9 +3,8 @@
 from usbbridge.usb.ch9 import Speed, TransferType
 from usbbridge.usb.descriptors import Configuration, Endpoint, Interface
 from usbbridge.usbredir.packets import EndpointEntry, EpInfo, InterfaceEntry, InterfaceInfo
-from usbbridge.usbredir.proto import EndpointType
+from usbbridge.usbredir.proto import ENDPOINT_SLOTS, EndpointType, endpoint_index
 
-ENDPOINTS = 32  # slots of ep_info: 16 OUT, then 16 IN
 _TYPES = {
     TransferType.CONTROL: EndpointType.CONTROL,
     TransferType.ISO: EndpointType.ISO,
@@ -14,11 +13,6 @@ _TYPES = {
 }
 _ABSENT = EndpointEntry(EndpointType.INVALID, 0, 0, 0, 0)
 _DEFAULT_PIPE = EndpointEntry(EndpointType.CONTROL, 0, 0, 0, 0)
-
-
-def slot(address: int) -> int:
-    """Index of an endpoint address in ep_info (usbredir protocol, ep_info)."""
-    return (address & 0x80) >> 3 | address & 0x0F
 
 
 class Layout:
@@ -71,11 +65,11 @@ class Layout:
 
     def ep_info(self) -> EpInfo:
         """The packet of that name."""
-        entries = [_ABSENT] * ENDPOINTS
+        entries = [_ABSENT] * ENDPOINT_SLOTS
         entries[0] = entries[16] = _DEFAULT_PIPE
         for setting in self.settings():
             for endpoint in setting.endpoints:
-                entries[slot(endpoint.address)] = self._entry(endpoint, setting.number)
+                entries[endpoint_index(endpoint.address)] = self._entry(endpoint, setting.number)
         return EpInfo(tuple(entries))
 
     def _entry(self, endpoint: Endpoint, interface: int) -> EndpointEntry:

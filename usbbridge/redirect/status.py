@@ -1,5 +1,4 @@
-"""The one place where the end of a transfer becomes a usbredir status, and a device's speed and endpoint types
-usbredir's."""
+"""The one place where the end of a transfer becomes a usbredir status, and a device's speed usbredir's."""
 
 from typing import Final
 

@@ -236,7 +236,7 @@ class Transfers:
             self.answer_control(packet_id, endpoint, setup, self._start_failed(t, started))
             return
         self.pending[t] = None
-        if not self._controls:
+        if self.deadline == NEVER:
             self.deadline = deadline
         self._controls += 1
 

@@ -10,7 +10,7 @@ KEY_BITS = 1024
 
 def check_password(password: str) -> bytes:
     """The password as it is encrypted, NUL included. Raises `PasswordTooLongError` if the protocol cannot carry it."""
-    raw = password.encode()
+    raw = password.encode(errors="surrogateescape")  # the environment may hold bytes that are no UTF-8
     if len(raw) > MAX_PASSWORD_BYTES:
         raise PasswordTooLongError(len(raw), MAX_PASSWORD_BYTES)
     return raw + b"\0"

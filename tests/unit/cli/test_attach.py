@@ -9,7 +9,7 @@ import pytest
 from tests.unit.cli.conftest import Run
 from usbbridge.cli import attach
 from usbbridge.cli.attach import JsonLines, Lines, Terminal
-from usbbridge.errors import UsageError
+from usbbridge.errors import RefusedError, UsageError
 from usbbridge.ipc.messages import Ended, Progressed, Stats
 from usbbridge.monitor import inventory
 
@@ -108,6 +108,7 @@ def test_an_image_without_a_path_is_wrong_usage(run: Run, spec: str, closed_port
 
 def test_images_are_named_from_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").touch()
     chosen = attach._choose("disk:a,ro", None)
     assert chosen == {"name": "disk:a,ro", "disk": f"disk:{tmp_path}/a,ro"}
 
@@ -115,6 +116,32 @@ def test_images_are_named_from_the_folder_one_is_in(tmp_path: Path, monkeypatch:
 def test_another_libusb_may_have_devices_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USBBRIDGE_LIBUSB", "/some/libusb.so")
     assert attach._choose("1-7", None) == {"name": "1-7", "selector": "1-7"}
+
+
+def test_another_libusb_does_not_get_a_device_that_is_in_use(
+    sysfs: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USBBRIDGE_LIBUSB", "/some/libusb.so")
+    monkeypatch.setattr(inventory.devices, "__defaults__", (sysfs.root,))
+    with pytest.raises(RefusedError, match="mounted at /media/stick"):
+        attach._choose("1-2", None)
+    assert attach._choose("1-3", None) == {"name": "1-3", "selector": "1-3"}
+
+
+@pytest.mark.parametrize("option", ["--ca-file", "--host-subject"])
+@pytest.mark.parametrize("target", ["spice://127.0.0.1:1", "spice+unix:/no/socket", "tcp://127.0.0.1:1"])
+def test_whom_to_trust_is_not_said_in_vain(run: Run, image: str, tmp_path: Path, target: str, option: str) -> None:
+    value = str(tmp_path / "image") if option == "--ca-file" else "CN=host"
+    status, _, err = run(["attach", "--foreground", image, "--vm", target, option, value])
+    assert status == 2
+    assert "are for TLS" in err
+
+
+def test_a_tls_port_in_the_query_is_one(run: Run, image: str, closed_port: int) -> None:
+    target = f"spice://127.0.0.1:1?tls-port={closed_port}"
+    status, _, err = run(["attach", "--foreground", image, "--vm", target, "--host-subject", "CN=host"])
+    assert status == 4
+    assert "connection refused" in err
 
 
 # ---- the password

@@ -101,6 +101,17 @@ def test_a_signal_detaches_in_order(vm: LoopbackVm, image: str, signum: int) -> 
     assert vm.violations == []
 
 
+def test_nothing_is_imported_from_the_folder_one_is_in(
+    vm: LoopbackVm, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "usbbridge").mkdir()
+    (tmp_path / "usbbridge/__init__.py").write_text("raise SystemExit('a stranger has been run')")
+    monkeypatch.chdir(tmp_path)
+    attachment = Attachment(vm.target, disk=image)
+    attachment.on["attached"] = interrupt
+    assert attachment.run() == Ended(0)
+
+
 def test_the_steps_are_reported(vm: LoopbackVm, image: str) -> None:
     attachment = Attachment(vm.target, disk=image)
     attachment.on["attached"] = interrupt

@@ -6,7 +6,7 @@ from tests.fakes.device import BULK_IN, INTERRUPT_IN, INTERRUPT_OUT, REPORT_BYTE
 from tests.fakes.guest import Rig
 from usbbridge.backend.base import Status
 from usbbridge.errors import DeviceError, DeviceLostError
-from usbbridge.redirect.limits import INTERRUPT_TRANSFERS, MAX_STREAM_ERRORS, STREAM_DROP
+from usbbridge.redirect.limits import INTERRUPT_TRANSFERS, MAX_REPORT_TRANSFERS, MAX_STREAM_ERRORS, STREAM_DROP
 from usbbridge.usbredir.packets import (
     BulkPacket,
     InterruptPacket,
@@ -230,6 +230,34 @@ def test_reports_are_dropped_while_the_guest_reads_nothing_but_their_numbers_go_
     device.finish(device.flying[0], data=b"now")
     assert rig.answers() == [report(sent, b"now")]
     assert rig.host.dropped == 1
+
+
+def test_reports_are_not_dropped_for_the_data_of_another_endpoint(device: FakeDevice) -> None:
+    rig = Rig(device).attach()
+    rig.ask(START)
+    rig.guest.bulk(1, BULK_IN, 2 * STREAM_DROP)
+    rig.settle()
+    device.finish(device.flying[-1], data=bytes(2 * STREAM_DROP))
+    device.reap()
+    assert rig.host.outbox.size > STREAM_DROP
+    device.finish(device.flying[0], data=b"key up")
+    assert report(0, b"key up") in rig.answers()
+    assert rig.host.dropped == 0
+
+
+def test_starts_and_stops_in_a_row_cannot_pile_up_transfers(device: FakeDevice) -> None:
+    device.keeps_cancelled = True  # as a device does that has not been looked at yet
+    rig = Rig(device).attach()
+    for _ in range(MAX_REPORT_TRANSFERS):
+        rig.guest.say(START)
+        rig.guest.say(STOP)
+    answers = rig.answers()
+    assert len(device.flying) == MAX_REPORT_TRANSFERS
+    assert answers[-2:] == [GAVE_UP, STOPPED]
+    for transfer in list(device.flying):
+        device.finish(transfer, Status.CANCELLED)
+    device.reap()
+    assert rig.ask(START) == [STARTED]
 
 
 def test_report_numbers_stay_within_the_ids_of_a_guest_with_short_ones(device: FakeDevice) -> None:

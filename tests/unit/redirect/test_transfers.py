@@ -466,3 +466,15 @@ def test_bulk_and_interrupt_transfers_have_no_time_limit(rig: Rig, device: FakeD
     rig.guest.bulk(3, 0x81, length=512)
     rig.settle()
     assert rig.host.deadline == float("inf")
+
+
+def test_a_control_packet_that_follows_one_that_was_too_slow_has_its_own_time(device: FakeDevice) -> None:
+    device.keeps_cancelled = True
+    rig = Rig(device).attach()
+    rig.guest.control(3, *GET_DESCRIPTOR, 18)
+    rig.settle()
+    rig.now += 5.0
+    rig.host.expire()
+    rig.guest.control(4, *GET_DESCRIPTOR, 18)
+    rig.settle()
+    assert rig.host.deadline == rig.now + 5.0

@@ -18,6 +18,11 @@ def test_a_ticket_holds_the_password_and_a_nul(password: str) -> None:
     assert decrypt(ticket) == password.encode() + b"\0"
 
 
+def test_a_password_that_is_no_utf_8_is_carried_as_it_came() -> None:
+    """Python keeps such bytes of the environment as lone surrogates."""
+    assert decrypt(encrypt_ticket(KEY, b"p\xe4ss".decode("utf-8", "surrogateescape"))) == b"p\xe4ss\0"
+
+
 def test_a_ticket_is_never_the_same_twice() -> None:
     assert encrypt_ticket(KEY, "secret") != encrypt_ticket(KEY, "secret")
 

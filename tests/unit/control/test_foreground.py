@@ -14,7 +14,7 @@ import pytest
 
 from usbbridge.control import foreground
 from usbbridge.control.foreground import EncoderError, Request, attach
-from usbbridge.errors import NotFoundError
+from usbbridge.errors import NotFoundError, RefusedError
 from usbbridge.ipc.channel import MessageChannel, pair
 from usbbridge.ipc.messages import Ended, Message, Progressed, Stats
 from usbbridge.loopback.vm import LoopbackVm
@@ -143,6 +143,19 @@ def test_an_encoder_that_is_killed_is_told_and_the_device_given_back(
     with pytest.raises(EncoderError, match=r"ended unexpectedly \(signal SIGKILL\); the device was given back"):
         attachment.run()
     assert attachment.given_back == 1
+
+
+def test_what_speaks_against_the_device_by_then_ends_it_before_it_is_taken(
+    vm: LoopbackVm, image: str, children: list[subprocess.Popen[bytes]]
+) -> None:
+    def mounted() -> None:
+        raise RefusedError("mounted since")
+
+    attachment = Attachment(vm.target, disk=image, check=mounted)
+    with pytest.raises(RefusedError, match="mounted since"):
+        attachment.run()
+    assert (attachment.reported, attachment.given_back) == ([], 0)
+    assert children[0].returncode is not None
 
 
 def test_an_encoder_that_fails_to_start_is_told_and_is_no_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def use(vm: RawVm) -> None:
     vm.wait_for(ConfigurationStatus)
 
 
-@pytest.mark.parametrize("how", ["stop", "death of the starter", "signal"])
+@pytest.mark.parametrize("how", ["stop", "death of the starter", "signal", "nonsense"])
 def test_a_wanted_end_tells_the_guest_and_waits_for_it(
     encoder: RunningEncoder, vm: RawVm, device: FakeDevice, how: str
 ) -> None:
@@ -62,6 +62,8 @@ def test_a_wanted_end_tells_the_guest_and_waits_for_it(
             encoder.tell(Stop())
         case "signal":
             os.write(encoder.signal, b"\0")
+        case "nonsense":
+            encoder.channel._sock.send(b"nonsense")
         case _:
             encoder.channel.close()
     acknowledge(vm)

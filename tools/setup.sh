@@ -8,8 +8,16 @@ minimum=3.11
 say() { printf '%s\n' "$@" >&2; } # one line an argument
 die() { say "$@"; exit 1; }
 
-# The first Python on PATH that is new enough.
+# The first Python on PATH that is new enough; as root on Debian, installed if there is none.
 find_python() {
+    if ! python_on_path; then
+        if apt_can_install; then apt_get_update; apt_install python3 python3-venv; fi
+        python_on_path || die "usbbridge needs Python $minimum or newer, and there is none on PATH. On Debian 12 or newer:" \
+            "  sudo apt-get install -y python3 python3-venv"
+    fi
+}
+
+python_on_path() {
     local candidate
     for candidate in python3 python3.{14,13,12,11}; do
         if "$candidate" -c "import sys; sys.exit(sys.version_info < (${minimum/./, }))" 2>/dev/null; then
@@ -17,8 +25,7 @@ find_python() {
             return
         fi
     done
-    die "usbbridge needs Python $minimum or newer, and there is none on PATH. On Debian 12 or newer:" \
-        "  sudo apt-get install -y python3 python3-venv"
+    return 1
 }
 
 # Debian packs the module that makes virtual environments by itself.
@@ -27,6 +34,7 @@ need_venv_module() {
     if ! apt_can_install; then
         die "Python's venv module is missing. On Debian:  sudo apt-get install -y python3-venv"
     fi
+    apt_get_update
     apt_install python3-venv
     "$1" -c 'import ensurepip, venv' 2>/dev/null || die "$1 still has no venv module after installing python3-venv"
 }
@@ -60,6 +68,8 @@ pip_install() {
 
 apt_can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
+apt_get_update() { apt-get -qq update >&2 || say "apt-get update failed; trying with the package lists at hand"; }
+
 apt_install() {
     say "Installing Debian packages: $*"
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@" >&2 \
@@ -92,7 +102,7 @@ ensure_apt() {
             "  sudo apt-get install -y --no-install-recommends ${missing[*]}"
         return 1
     fi
-    apt-get -qq update >&2 || say "apt-get update failed; trying with the package lists at hand"
+    apt_get_update
     mapfile -t missing < <(apt_missing "$@")
     apt_install "${missing[@]}"
 }

@@ -28,6 +28,10 @@ STOP_SECONDS = 8.0
 """From the wish to stop until the child is killed: one second for the guest's acknowledgement, two for cancelled
 transfers, and again two if they have not come back when the device is closed."""
 
+SECOND_SIGNAL_SECONDS = 1.0
+"""A signal so long after the first means impatience. Two at once are one wish: `timeout` and some terminals send both
+to the process and to its group."""
+
 STATS_SECONDS = 1.0
 "How often rates are asked for while somebody watches."
 
@@ -76,6 +80,7 @@ class _Foreground:
         self._over = asyncio.Event()
         self._started = self._linked = self._stopping = self._asked = False
         self._interrupted = self._clean = False
+        self._stopped_at = 0.0
         self._ended: Ended | None = None
         self._unreported: OSError | None = None
 
@@ -204,18 +209,19 @@ class _Foreground:
         self._end_child()
 
     def _stop(self) -> None:
-        """A signal: stop in an orderly way; at the second one, or if that takes too long, at once."""
+        """A signal: stop in an orderly way; if that takes too long, or at another one after a while, at once."""
         if not self._linked:
             self._interrupted = True  # nothing is attached yet: only the wait for the VM is to end
             self._over.set()
         elif self._stopping:
-            self._process.kill()
+            if asyncio.get_running_loop().time() - self._stopped_at >= SECOND_SIGNAL_SECONDS:
+                self._process.kill()
         else:
             self._end_child()
 
     def _end_child(self) -> None:
         if not self._stopping:
-            self._stopping = True
+            self._stopping, self._stopped_at = True, asyncio.get_running_loop().time()
             self._tell(Stop())
             asyncio.get_running_loop().call_later(STOP_SECONDS, self._process.kill)
 

@@ -188,7 +188,14 @@ def test_an_encoder_that_hangs_is_ended_after_a_while(vm: LoopbackVm, monkeypatc
     assert attachment.given_back == 1
 
 
+def test_two_signals_at_once_are_one_wish_to_stop(vm: LoopbackVm, image: str) -> None:
+    attachment = Attachment(vm.target, disk=image)
+    attachment.on["announced"] = lambda: (interrupt(), interrupt(signal.SIGTERM))
+    assert attachment.run() == Ended(0)
+
+
 def test_an_encoder_that_hangs_is_ended_by_a_second_signal(vm: LoopbackVm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreground, "SECOND_SIGNAL_SECONDS", 0.0)
     child_is(monkeypatch, HUNG)
     attachment = Attachment(vm.target)
     plain = foreground._Foreground._end_child

@@ -80,7 +80,7 @@ def test_killed_command_leaves_nothing_behind(
         node = client.node(stick)
         assert client.holders(node)
         killed = client.now()
-        client.run(["kill", "-KILL", str(attached.pid)])
+        client.shell(f"kill -KILL {attached.pid}")
         assert attached.wait().status == -9
         client.wait_until(lambda: not client.processes("usbbridge.encoder"), "end of the encoder")
         assert client.holders(node) == []
@@ -100,7 +100,7 @@ def test_killed_encoder_ends_the_command_and_gives_the_device_back(
     stick = client.plug("usb-storage", image=image)
     with usbbridge.attach(stick.bus_port, vm.spice, *with_ticket()) as attached, reading(vm):
         [encoder] = client.processes("usbbridge.encoder")
-        client.run(["kill", "-KILL", str(encoder)])
+        client.shell(f"kill -KILL {encoder}")
         done = attached.wait()
         client.wait_driver(stick, "usb-storage")
         vm.wait_no_block_device()

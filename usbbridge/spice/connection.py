@@ -341,7 +341,7 @@ class _Verifier:
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # which of them, depends on Python's version
         return "it closed the connection during the TLS handshake"
     return (error.reason or str(error)).lower().replace("_", " ")
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from usbbridge.monitor.inventory import DeviceEntry, devices, find
+from usbbridge.monitor.inventory import devices
+from usbbridge.usb.entry import DeviceEntry
+from usbbridge.usb.selection import find
 
 GADGET = Path("/sys/kernel/config/usb_gadget/stick")
 DEVICE = Path("/sys/bus/usb/devices/1-1")

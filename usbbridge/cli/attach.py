@@ -261,7 +261,8 @@ def _choose(device: str | None, serial: str | None) -> dict[str, Any]:
 
 def _refuse_if_in_use(device: str) -> None:
     """A device of this machine is not to be had in this way either while it is in use (or a hub)."""
-    from usbbridge.monitor.inventory import devices, find
+    from usbbridge.monitor.inventory import devices
+    from usbbridge.usb.selection import find
 
     with contextlib.suppress(NotFoundError):  # that libusb's own, then
         entry = find(devices(), device)
@@ -279,8 +280,9 @@ def _existing(spec: str) -> str:
 
 
 def _open(device: str | None, serial: str | None) -> dict[str, Any]:
-    from usbbridge.monitor.inventory import devices, find
+    from usbbridge.monitor.inventory import devices
     from usbbridge.monitor.node import give_back, open_node
+    from usbbridge.usb.selection import find
 
     entries = [entry for entry in devices() if not entry.is_root_hub]
     if not entries and device:

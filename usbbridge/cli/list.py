@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import click
 
-from usbbridge.monitor.inventory import ROOT, DeviceEntry, devices
+from usbbridge.monitor.inventory import ROOT, devices
+from usbbridge.usb.entry import DeviceEntry
 
 HEADINGS: Final = ("BUS-PORT", "ID", "CLASS", "DRIVER", "NAME", "ATTACH")
 FREE: Final = "yes"

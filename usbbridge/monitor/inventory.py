@@ -1,119 +1,23 @@
-"""Which USB devices this machine has, from sysfs, without opening one, and which of them somebody means by a name.
+"""Which USB devices this machine has, from sysfs, without opening one.
 
 Paths are looked up below a `root`, `/` except in tests. A device may go away between two reads; it is then left out.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from usbbridge.errors import NotFoundError, NotPermittedError, RefusedError, UsageError, UsbBridgeError
 from usbbridge.monitor import usbids
 from usbbridge.monitor.blockuse import BlockUse
 from usbbridge.usb.ch9 import ClassCode, Speed
-from usbbridge.usb.identity import bus_port_key, class_name, clean_words, is_bus_port, parse_ids
+from usbbridge.usb.entry import DeviceEntry, InterfaceEntry, Obstacle, Reason
+from usbbridge.usb.identity import bus_port_key, clean_words
 
 ROOT: Final = Path("/")
 DEVICES: Final = "sys/bus/usb/devices"
 "One entry a device (`1-2.3`, `usb1` for a root hub) and one an interface (`1-2.3:1.0`)."
-
-
-class Reason(StrEnum):
-    """Why a device can't be attached, for programs."""
-
-    HUB = "hub"
-    IN_USE = "in-use"
-    NO_PERMISSION = "no-permission"
-    NO_NODE = "no-node"
-    NOT_AUTHORIZED = "not-authorized"
-
-
-_ERRORS: Final[dict[Reason, type[UsbBridgeError]]] = {
-    Reason.HUB: RefusedError,
-    Reason.IN_USE: RefusedError,
-    Reason.NO_PERMISSION: NotPermittedError,
-    Reason.NO_NODE: NotFoundError,
-    Reason.NOT_AUTHORIZED: NotPermittedError,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why a device can't be attached, and what could be done about it."""
-
-    reason: Reason
-    message: str
-    hint: str = ""
-
-    def error(self) -> UsbBridgeError:
-        """The error to raise when somebody asks for the device all the same."""
-        return _ERRORS[self.reason](self.message, hint=self.hint)
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceEntry:
-    """An interface in its current alternate setting, and the kernel driver bound to it ("" if none)."""
-
-    number: int
-    alternate: int
-    class_: int
-    subclass: int
-    protocol: int
-    driver: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceEntry:
-    """A device that is plugged in. Its strings are its own words, cleaned of what could upset a terminal."""
-
-    bus_port: str
-    "Where it is plugged in: `1-2.3`, bus 1, port 2, and there port 3 of a hub; `usb1` is the root hub of bus 1."
-    busnum: int
-    devnum: int
-    node: Path
-    vendor: int
-    product: int
-    bcd_device: int
-    class_: int
-    subclass: int
-    protocol: int
-    speed: Speed
-    manufacturer: str
-    product_name: str
-    serial: str
-    configuration: int | None
-    "bConfigurationValue; None while unconfigured."
-    interfaces: tuple[InterfaceEntry, ...]
-    name: str = ""
-    "Manufacturer and product as it says, or else as the USB ID database says; may be empty."
-    obstacle: Obstacle | None = None
-
-    @property
-    def ids(self) -> str:
-        """`VID:PID`, as lsusb writes it."""
-        return f"{self.vendor:04x}:{self.product:04x}"
-
-    @property
-    def is_root_hub(self) -> bool:
-        return self.bus_port.startswith("usb")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """What it is, in words, each once: of the device's own class, or of its interfaces' if it leaves it to them."""
-        if self.class_ not in (ClassCode.PER_INTERFACE, ClassCode.MISCELLANEOUS) or not self.interfaces:
-            return (class_name(self.class_, self.subclass, self.protocol),)
-        return tuple(dict.fromkeys(class_name(i.class_, i.subclass, i.protocol) for i in self.interfaces))
-
-    @property
-    def drivers(self) -> tuple[str, ...]:
-        """Kernel drivers bound to its interfaces, each once."""
-        return tuple(dict.fromkeys(interface.driver for interface in self.interfaces if interface.driver))
-
-    def __str__(self) -> str:
-        return f"{self.bus_port} {self.ids} {self.name}".rstrip()
 
 
 def devices(root: Path = ROOT) -> list[DeviceEntry]:
@@ -248,34 +152,3 @@ def node_obstacle(
     rule = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{entry.vendor:04x}", ATTR{{idProduct}}=="{entry.product:04x}"'
     hint = f"run as root, or allow it with a udev rule, then replug it: {rule}, TAG+=\"uaccess\""
     return Obstacle(Reason.NO_PERMISSION, f"{entry}: no permission to open {entry.node}", hint)
-
-
-_LIST_HINT: Final = "`usbbridge list` shows what there is"
-
-
-def find(entries: Sequence[DeviceEntry], selector: str | None, *, serial: str | None = None) -> DeviceEntry:
-    """The one device that is meant: by BUS-PORT, VID:PID, a part of its name (any case), and/or its serial number.
-
-    Raises UsageError, with the candidates, if several are meant, and NotFoundError if none is.
-    """
-    if not selector and not serial:
-        raise UsageError("no device was named", hint=_LIST_HINT)
-    matching = [entry for entry in entries if _is_meant(entry, selector) and serial in (None, "", entry.serial)]
-    if len(matching) == 1:
-        return matching[0]
-    asked = " ".join(part for part in (selector, serial and f"(serial number {serial})") if part)
-    if not matching:
-        raise NotFoundError(f"no USB device is known as {asked}", hint=_LIST_HINT)
-    lines = "".join(f"\n  {entry}" + (f" (serial number {entry.serial})" if entry.serial else "") for entry in matching)
-    raise UsageError(f"{asked} could be any of {len(matching)} devices:{lines}", hint="name it by its BUS-PORT")
-
-
-def _is_meant(entry: DeviceEntry, selector: str | None) -> bool:
-    if not selector or selector == entry.bus_port:
-        return True
-    if is_bus_port(selector) or entry.is_root_hub:
-        return False
-    ids = parse_ids(selector)
-    if ids:
-        return ids == (entry.vendor, entry.product)
-    return selector.casefold() in entry.name.casefold()

@@ -12,7 +12,8 @@ import struct
 from typing import Final
 
 from usbbridge.errors import DeviceLostError, NotPermittedError
-from usbbridge.monitor.inventory import DeviceEntry, devices
+from usbbridge.monitor.inventory import devices
+from usbbridge.usb.entry import DeviceEntry
 
 # linux/usbdevice_fs.h: struct usbdevfs_ioctl { int ifno; int ioctl_code; void *data; }
 _IOCTL: Final = struct.Struct("@iiP")

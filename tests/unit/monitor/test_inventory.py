@@ -6,8 +6,10 @@ import pytest
 
 from tests.unit.monitor.fake_sysfs import HUB_DEVICE, FakeSysfs
 from usbbridge.errors import NotFoundError, NotPermittedError, RefusedError, UsageError
-from usbbridge.monitor.inventory import DeviceEntry, InterfaceEntry, Reason, devices, find, node_obstacle
+from usbbridge.monitor.inventory import devices, node_obstacle
 from usbbridge.usb.ch9 import Speed
+from usbbridge.usb.entry import DeviceEntry, InterfaceEntry, Reason
+from usbbridge.usb.selection import find
 
 
 def only(sysfs: FakeSysfs, bus_port: str = "1-2") -> DeviceEntry:

@@ -95,9 +95,9 @@ class _Foreground:
             if start is not None:
                 if self._request.check is not None:
                     self._request.check()
-                self._started = True
+                self._started, fd = True, self._request.usbfs_fd
                 with contextlib.suppress(OSError):  # it has died: its end is noticed below
-                    self._channel.send(start, self._request.usbfs_fd)
+                    self._channel.send(start, *([] if fd is None else [fd]))
                 await self._wait()
         finally:
             loop.remove_reader(self._channel.fileno())
@@ -184,8 +184,8 @@ class _Foreground:
         if received is None:
             self._over.set()
             return
-        message, fd = received
-        if fd is not None:
+        message, fds = received
+        for fd in fds:
             os.close(fd)
         if isinstance(message, Ended):
             self._clean = True

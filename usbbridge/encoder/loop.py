@@ -260,11 +260,12 @@ class Loop:
 
     def _told(self, fd: int) -> None:
         """A message of the starter's, its end, or a signal: anything but a question for numbers means stop."""
-        message, extra = None, None
+        message: object = None
+        extra: tuple[int, ...] = ()
         with contextlib.suppress(RemoteProtocolError):  # a starter that talks nonsense is not to be trusted any more
-            message, extra = (self._starter.receive() if fd == self._starter_fd else None) or (None, None)
-        if extra is not None:
-            os.close(extra)
+            message, extra = (self._starter.receive() if fd == self._starter_fd else None) or (None, ())
+        for fd in extra:
+            os.close(fd)
         if not isinstance(message, AskStats):
             raise Stopped
         with contextlib.suppress(OSError):  # it has died since it asked, which is noticed next

@@ -27,7 +27,7 @@ HELLO = f"usbbridge {__version__}"
 STEPS = {Progress.HELLO: "hello", Progress.ANNOUNCED: "announced", Progress.ATTACHED: "attached"}
 
 
-def open_device(start: Start, fd: int | None) -> Device:
+def open_device(start: Start, fds: tuple[int, ...]) -> Device:
     """The device that the message names; nothing is claimed yet. Raises UsbBridgeError subclasses."""
     if start.disk:
         from usbbridge.backend.emulated.disk import open_disk
@@ -35,7 +35,7 @@ def open_device(start: Start, fd: int | None) -> Device:
         return open_disk(start.disk)
     from usbbridge.backend import libusb
 
-    return libusb.open_fd(fd, start.name) if start.usbfs and fd is not None else libusb.open_selected(start.selector)
+    return libusb.open_fd(fds[0], start.name) if start.usbfs and fds else libusb.open_selected(start.selector)
 
 
 def wake_on_sigterm() -> int:
@@ -108,7 +108,7 @@ class Encoder:
             self._starter.send(message)
 
 
-def _first_message(starter: MessageChannel) -> tuple[Start, int | None]:
+def _first_message(starter: MessageChannel) -> tuple[Start, tuple[int, ...]]:
     """Raises UsageError or RemoteProtocolError for anything but a start message."""
     received = starter.receive()
     if received is None or not isinstance(received[0], Start):
@@ -119,8 +119,8 @@ def _first_message(starter: MessageChannel) -> tuple[Start, int | None]:
 def attach(starter: MessageChannel, wakeup_fd: int) -> Ended:
     """Receive the start message and do what it says; how it ended."""
     try:
-        start, fd = _first_message(starter)
-        device = open_device(start, fd)
+        start, fds = _first_message(starter)
+        device = open_device(start, fds)
         try:
             Encoder(starter, start, device, wakeup_fd).run()
         finally:

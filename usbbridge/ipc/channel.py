@@ -7,37 +7,43 @@ end's death by end of file; so there is no framing of our own to get wrong.
 import array
 import os
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 from usbbridge.errors import RemoteProtocolError
-from usbbridge.ipc.messages import MAX_MESSAGE, Message, decode, encode
+from usbbridge.ipc import messages
+from usbbridge.ipc.codec import MAX_MESSAGE, decode, encode
 
 MAX_FDS = 1
-"Descriptors beside one message: the device's."
+"Descriptors beside one message: a device's, or a lease's."
+
+Kinds = Mapping[str, type[Any]]
+"The kinds of messages that are accepted, by name: a closed table."
 
 
-def pair() -> tuple["MessageChannel", socket.socket]:
+def pair(kinds: Kinds = messages.KINDS) -> tuple["MessageChannel", socket.socket]:
     """Our end, and the other process's end as a socket to be inherited."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return MessageChannel(ours), theirs
+    return MessageChannel(ours, kinds), theirs
 
 
 class MessageChannel:
     """One end of the connection. Blocking by default; `fileno()` is for a poll loop."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, sock: socket.socket, kinds: Kinds = messages.KINDS) -> None:
+        self._sock, self._kinds = sock, kinds
 
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._sock.fileno()
 
-    def send(self, message: Message, fd: int | None = None) -> None:
-        """Send a message, and with it a descriptor. Raises BrokenPipeError or ConnectionResetError if the other end
-        is gone."""
-        socket.send_fds(self._sock, [encode(message)], [] if fd is None else [fd])
+    def send(self, message: Any, *fds: int) -> None:
+        """Send a message, and with it descriptors. Raises BrokenPipeError or ConnectionResetError if the other end
+        is gone, BlockingIOError if it does not read and the socket is non-blocking."""
+        socket.send_fds(self._sock, [encode(message)], fds)
 
-    def receive(self) -> tuple[Message, int | None] | None:
-        """The next message and its descriptor, which belongs to the caller; None at the end.
+    def receive(self) -> tuple[Any, tuple[int, ...]] | None:
+        """The next message and its descriptors, which belong to the caller; None at the end.
 
         Raises RemoteProtocolError for what is no message; descriptors that came with that are closed.
         """
@@ -55,7 +61,9 @@ class MessageChannel:
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > MAX_FDS:  # alignment may make room for two
                 raise RemoteProtocolError("a message that is too long, or has too many descriptors")
-            return decode(data), fds.pop() if fds else None
+            message = decode(data, self._kinds)
+            given, fds = tuple(fds), array.array("i")
+            return message, given
         finally:
             for fd in fds:
                 os.close(fd)

@@ -1,23 +1,11 @@
-"""What the processes of the bridge say to each other: one JSON object a message, one class a kind, nothing else
-accepted.
+"""What whoever starts an encoder (control, or `attach --foreground`) and the encoder say to each other.
 
-Now: the connection between whoever starts an encoder (control, or `attach --foreground`) and the encoder. The starter
-sends `Start` once, then `Stop` or `AskStats`; the encoder sends `Progressed`, `Stats`, and one `Ended` as its last
-word. End of file on either side means that the other process is gone.
+The starter sends `Start` once, then `Stop` or `AskStats`; the encoder sends `Progressed`, `Stats`, and one `Ended` as
+its last word. End of file on either side means that the other process is gone.
 """
 
-import dataclasses
-import json
-import types
-import typing
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
-
-from usbbridge.errors import RemoteProtocolError
-
-MAX_MESSAGE: Final = 64 << 10
-"""Bytes in a message: a password, some paths and a device's names fit many times over; it is also below what a
-socket's buffer takes."""
+from typing import ClassVar, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +32,8 @@ class Start:
     ca_file: str = ""
     host_subject: str = ""
     compression: str = "auto"
+    quirks: tuple[str, ...] = ()
+    "What the compatibility list says of the device: names from `usbbridge.redirect.quirks`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,44 +84,3 @@ class Ended:
 
 Message = Start | Stop | AskStats | Progressed | Stats | Ended
 KINDS: Final[dict[str, type[Message]]] = {cls.kind: cls for cls in (Start, Stop, AskStats, Progressed, Stats, Ended)}
-
-
-def encode(message: Message) -> bytes:
-    """The message's bytes, at most MAX_MESSAGE of them. Raises ValueError over that."""
-    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
-    data = json.dumps({"kind": message.kind, **fields}, separators=(",", ":")).encode()
-    if len(data) > MAX_MESSAGE:
-        raise ValueError(f"a {message.kind} message of {len(data)} bytes; the limit is {MAX_MESSAGE}")
-    return data
-
-
-def decode(data: bytes) -> Message:
-    """The message in `data`. Raises RemoteProtocolError for anything that `encode` would not have made."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"not a message: {error}") from error
-    kind = found.pop("kind", None) if isinstance(found, dict) else None
-    cls = KINDS.get(kind) if isinstance(kind, str) else None
-    if cls is None:
-        raise RemoteProtocolError(f"unknown kind of message {kind!r:.40}")
-    return cls(**_fields(cls, found))
-
-
-def _fields(cls: type[Message], found: dict[str, Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    missing = [n for n, f in fields.items() if n not in found and f.default is dataclasses.MISSING]
-    if missing or not found.keys() <= fields.keys():
-        raise RemoteProtocolError(f"a {cls.kind} message with the wrong fields: {sorted(found)!r:.200}")
-    return {name: _value(cls.kind, name, hints[name], value) for name, value in found.items()}
-
-
-def _value(kind: str, name: str, wanted: Any, value: object) -> object:
-    """JSON has no tuples, and its true and false would pass for ints: types are held exactly."""
-    if isinstance(wanted, types.GenericAlias):  # tuple[int, ...]
-        if isinstance(value, list) and all(type(item) is int for item in value):
-            return tuple(value)
-    elif type(value) is wanted:
-        return value
-    raise RemoteProtocolError(f"{name} of a {kind} message is {value!r:.40}, not {wanted}")

@@ -7,23 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usbbridge.errors import RemoteProtocolError
-from usbbridge.ipc.messages import (
-    KINDS,
-    MAX_MESSAGE,
-    AskStats,
-    Ended,
-    Message,
-    Progressed,
-    Start,
-    Stats,
-    Stop,
-    decode,
-    encode,
-)
+from usbbridge.ipc import codec
+from usbbridge.ipc.codec import MAX_MESSAGE, encode
+from usbbridge.ipc.messages import KINDS, AskStats, Ended, Message, Progressed, Start, Stats, Stop
 
 EXAMPLES: list[Message] = [
     Start("1-2 46f4:0001 Stick"),
     Start("a", True, "1-2", "disk:/x,ro", "spice://h:1", 0xFFFFFFFF, (0, 1, 255), "pässword\0", "/ca", "CN=x", "never"),
+    Start("a", quirks=("no-reset", "ä")),
     Stop(),
     AskStats(),
     Progressed("linked"),
@@ -32,6 +23,12 @@ EXAMPLES: list[Message] = [
     Ended(0),
     Ended(5, "it is in use", "stop it", "RefusedError"),
 ]
+
+
+def decode(data: bytes) -> Message:
+    return codec.decode(data, KINDS)
+
+
 GOOD = {"kind": "stats", "to_vm": 1, "from_vm": 2, "dropped": 3}
 
 

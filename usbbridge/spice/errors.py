@@ -21,7 +21,6 @@
     │   └── WrongSubjectError          the certificate's subject is not the one asked for
     ├── PasswordTooLongError           more than SPICE carries (also UsageError)
     ├── WrongTicketError               password missing, wrong or expired (also NotPermittedError)
-    ├── TicketUnsupportedError         this machine's cryptography refuses the ticket's key size
     ├── NeedSaslError                  the server offers no mechanism but SASL
     ├── NoSuchChannelError             the VM has no such channel (also NotFoundError)
     ├── ChannelBusyError               someone else holds the channel (also RefusedError)
@@ -257,16 +256,6 @@ class WrongTicketError(LinkError, NotPermittedError):
             hint = "Give it with --password-file, in USBBRIDGE_PASSWORD, or at the prompt."
         super().__init__(f"{where} {what}", hint=hint)
         self.given = given
-
-
-class TicketUnsupportedError(LinkError):
-    """This machine's cryptography will not encrypt a SPICE ticket."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"This machine cannot encrypt a SPICE ticket with the server's key: {reason}",
-            hint="SPICE tickets use RSA with 1024 bits and SHA-1. Does this machine's FIPS mode forbid that?",
-        )
 
 
 class NeedSaslError(LinkError):

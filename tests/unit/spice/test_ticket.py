@@ -2,13 +2,14 @@ import pytest
 
 from tests.unit.spice.samples import decrypt, der, server_key
 from usbbridge.errors import LinkError, UsageError
-from usbbridge.spice.errors import PasswordTooLongError, TicketUnsupportedError
+from usbbridge.spice.errors import PasswordTooLongError
 from usbbridge.spice.messages import PUBLIC_KEY_BYTES, TICKET_BYTES
 from usbbridge.spice.ticket import encrypt_ticket
 
 KEY = der(server_key())
 OTHER_KIND = KEY.replace(bytes.fromhex("2a864886f70d010101"), bytes.fromhex("2a864886f70d010163"))
 "An algorithm identifier that nobody knows in the place of rsaEncryption."
+EVEN = KEY[:-6] + b"\x00" + KEY[-5:]
 
 
 @pytest.mark.parametrize("password", ["", "secret", "pässwörd", "x" * 60])
@@ -41,13 +42,7 @@ def test_the_key_has_the_size_of_its_field() -> None:
     assert KEY.startswith(bytes.fromhex("30819f300d06"))
 
 
-@pytest.mark.parametrize("key", [bytes(PUBLIC_KEY_BYTES), KEY[:-1], b"", der(server_key(2048)), OTHER_KIND])
+@pytest.mark.parametrize("key", [bytes(PUBLIC_KEY_BYTES), KEY[:-1], b"", der(server_key(2048)), OTHER_KIND, EVEN])
 def test_a_key_that_is_not_one_is_refused(key: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  # what cryptography says differs between its versions
+    with pytest.raises(ValueError, match="1024 bits"):
         encrypt_ticket(key, "secret")
-
-
-def test_a_key_that_nothing_can_be_encrypted_with() -> None:
-    """As under FIPS rules; an even modulus has the same effect."""
-    with pytest.raises(TicketUnsupportedError, match="cannot encrypt a SPICE ticket"):
-        encrypt_ticket(KEY[:-6] + b"\x00" + KEY[-5:], "secret")

@@ -22,7 +22,7 @@ from tests.unit.spice.listener import Listener, answering
 from tests.unit.spice.pki import Authority
 from tests.unit.spice.samples import Recorder, Stream
 from usbbridge.errors import ConnectionLostError, LinkError
-from usbbridge.spice.connection import Linked, TlsOptions, open_channel, open_main
+from usbbridge.spice.connection import Linked, open_channel, open_main
 from usbbridge.spice.errors import (
     BadSessionError,
     ChannelBusyError,
@@ -42,6 +42,7 @@ from usbbridge.spice.errors import (
 from usbbridge.spice.main import MainChannel
 from usbbridge.spice.messages import ChannelType, CommonCap, Init, Name, Uuid
 from usbbridge.spice.reader import WINDOW
+from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget
 from usbbridge.spice.usbredir import UsbredirChannel
 

@@ -16,17 +16,17 @@ ALWAYS = ("errors",)
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "config": (),
+    "config": ("spice.targets",),  # a target in the configuration is checked when it is read
     "usb": (),
     "usbredir": ("usb",),
     "spice": (),
     "redirect": ("usbredir", "usb", "backend.base"),
     "backend": ("usb",),
-    "compat": ("usb",),
-    "ipc": ("usb", "compat.rule"),
-    "monitor": ("ipc", "compat", "usb"),
+    "compat": ("usb", "usbredir.filter"),  # the peers' filter language, for export and import alone
+    "ipc": ("usb", "compat.rule", "config"),
+    "monitor": ("ipc", "compat", "usb", "config"),
     "encoder": ("spice", "redirect", "backend", "ipc"),
-    "control": ("spice", "ipc", "compat.rule", "usb"),
+    "control": ("spice", "ipc", "compat.rule", "usb", "config"),
     "web": ("ipc", "config"),
     "fleet": ("ipc", "config"),
     # The demonstration's VM speaks the other end of both protocols; it never meets the parts it is shown to.
@@ -35,6 +35,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": (
         "ipc",
         "config",
+        "compat",  # rules
+        "usb",  # entries, selectors and descriptors, to show and to name devices
+        "monitor.main",  # monitor, the process
+        "control.main",  # control, the process
         "monitor.inventory",  # list, and naming a device without a service
         "control.foreground",  # attach --foreground
         "encoder.main",  # the encoder's own process
@@ -49,8 +53,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 PURE = ("usb", "usbredir", "spice", "redirect", "compat.rule", "ipc.messages")
 "They take bytes and the time as arguments, and return events, bytes and deadlines."
-NOT_PURE = ("spice.connection",)
-"The one shell inside a pure package."
+NOT_PURE = ("spice.connection", "spice.sockets", "spice.tls")
+"The one shell inside a pure package, in three files."
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "usb1", "sqlite3"} | {"select", "selectors", "signal", "subprocess"}
 IMPURE_MODULES |= {"multiprocessing", "threading", "time"}
 

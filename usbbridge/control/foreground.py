@@ -21,7 +21,7 @@ from usbbridge.control.session import Session
 from usbbridge.errors import NotFoundError, RemoteProtocolError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel, pair
 from usbbridge.ipc.messages import AskStats, Ended, Message, Progressed, Start, Stats, Stop
-from usbbridge.spice.connection import TlsOptions
+from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, parse_target
 
 STOP_SECONDS = 8.0

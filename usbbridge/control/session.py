@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable
 
 from usbbridge.errors import ConnectionLostError, UsbBridgeError
-from usbbridge.spice.connection import Linked, TlsOptions, open_main
+from usbbridge.spice.connection import Linked, open_main
 from usbbridge.spice.main import MainChannel
+from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget
 
 _Opened = tuple[Linked, MainChannel]

@@ -8,8 +8,9 @@ from usbbridge.encoder.writer import Parts
 from usbbridge.errors import ConnectionLostError
 from usbbridge.ipc.messages import Start
 from usbbridge.redirect.host import Host
-from usbbridge.spice.connection import Linked, TlsOptions, open_channel, open_raw
+from usbbridge.spice.connection import Linked, open_channel, open_raw
 from usbbridge.spice.messages import ChannelType
+from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, Target
 from usbbridge.spice.usbredir import Compression, UsbredirChannel, usbredir_caps
 

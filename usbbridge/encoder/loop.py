@@ -8,7 +8,6 @@ import contextlib
 import os
 import select
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -20,6 +19,7 @@ from usbbridge.ipc.channel import MessageChannel
 from usbbridge.ipc.messages import AskStats, Stats
 from usbbridge.redirect.host import Host
 from usbbridge.redirect.transfers import NEVER
+from usbbridge.spice.sockets import is_secure, would_block
 
 ACK_SECONDS = 1.0
 "How long the guest has to acknowledge a device_disconnect: a running one needs a millisecond, a paused one never does."
@@ -100,7 +100,7 @@ class Loop:
 
     def __init__(self, host: Host, device: Device, link: Link, starter: MessageChannel, wakeup_fd: int) -> None:
         self._host, self._device, self._link, self._starter = host, device, link, starter
-        self._sock, self._secure = link.sock, isinstance(link.sock, ssl.SSLSocket)
+        self._sock, self._secure, self._would_block = link.sock, is_secure(link.sock), would_block(link.sock)
         self._sock.setblocking(False)
         self._writer = Writer(self._sock, host.outbox, link.frame, host.sent)
         self._outbox, self._blocked = host.outbox, False
@@ -198,7 +198,7 @@ class Loop:
             view = link.buffer()
             try:
                 n = recv_into(view)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except self._would_block:
                 return
             except OSError as error:  # ConnectionError, TimeoutError, SSLError, no route to the host any more, ...
                 raise link.lost() from error

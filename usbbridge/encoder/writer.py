@@ -5,11 +5,11 @@ transfers stay held until the last byte of their batch is written.
 """
 
 import socket
-import ssl
 from collections.abc import Callable
 
 from usbbridge.backend.base import Transfer
 from usbbridge.redirect.outbox import Outbox
+from usbbridge.spice.sockets import is_secure, would_block
 
 Parts = list[bytes | memoryview]
 
@@ -43,7 +43,7 @@ class Writer:
         self._head = 0  # bytes of the message's header that are not written yet
         self._held: list[Transfer] = []
         self._sock, self._sendmsg = sock, sock.sendmsg
-        self._secure = isinstance(sock, ssl.SSLSocket)
+        self._secure, self._would_block = is_secure(sock), would_block(sock)
         self._send: Callable[[Parts], int] = self._send_joined if self._secure else sock.sendmsg
 
     def flush(self, urgent: bytes = b"") -> bool:
@@ -60,7 +60,7 @@ class Writer:
                 self._load(outbox)
             try:
                 sent = self._send(self._parts)
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            except self._would_block:
                 return False
             self._left -= sent
             if self._left:

@@ -7,13 +7,11 @@ or the link stage has to say about a failure becomes one of the classes of `usbb
 import contextlib
 import errno
 import socket
-import ssl
 import threading
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from usbbridge.errors import UsageError
+from usbbridge.errors import LinkError, UsageError
 from usbbridge.spice.channel import Handler
 from usbbridge.spice.errors import (
     ConnectTimeoutError,
@@ -21,20 +19,16 @@ from usbbridge.spice.errors import (
     NeedPlainError,
     NoRouteError,
     NoSessionError,
-    NotTlsError,
     PortClosedError,
     SilentServerError,
     SocketNotPermittedError,
     TlsError,
     UnreachableError,
-    UntrustedCertificateError,
-    WrongHostError,
-    WrongSubjectError,
 )
 from usbbridge.spice.link import LinkClient, LinkResult
 from usbbridge.spice.main import MAIN_CAPS, MainChannel
 from usbbridge.spice.messages import ChannelType
-from usbbridge.spice.subject import Subject, certificate_subject, format_subject, parse_subject
+from usbbridge.spice.sockets import Deadline, TlsOptions, has_ended, is_secure
 from usbbridge.spice.targets import SpiceTarget, TcpTarget, UnixTarget, join
 from usbbridge.spice.usbredir import usbredir_caps
 
@@ -49,21 +43,7 @@ _OUR_CAPS: dict[int, Iterable[int]] = {
     ChannelType.MAIN: MAIN_CAPS,
     ChannelType.USBREDIR: usbredir_caps("auto"),
 }
-_HOST_MISMATCH = frozenset({62, 64})
-"X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (x509_vfy.h)."
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
-"What OpenSSL calls bytes that are no TLS record."
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL})
-
-
-@dataclass(frozen=True, slots=True)
-class TlsOptions:
-    """How the server's certificate is verified. It always is."""
-
-    ca_file: str | None = None
-    "PEM file with the CA certificates to trust, instead of the system's."
-    host_subject: str | None = None
-    "Subject the certificate must have, in place of the host's name; see `usbbridge.spice.subject`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +56,6 @@ class Linked:
     rest: bytes
     "What arrived after the link stage; `Channel.feed()` it before anything is received."
     secure: bool
-
-
-class _Deadline:
-    """One time limit for a chain of operations."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds left, more than zero: zero would mean "do not block" to a socket."""
-        return max(self._end - time.monotonic(), 0.001)
-
-    def passed(self) -> bool:
-        return time.monotonic() >= self._end
 
 
 def open_channel(
@@ -111,7 +76,7 @@ def open_channel(
     when the server says over TLS that it takes this channel without. Raises `LinkError` subclasses, and `UsageError`
     for unusable TLS options.
     """
-    deadline = _Deadline(timeout)
+    deadline = Deadline(timeout)
     caps = tuple(_OUR_CAPS.get(channel_type, ()) if channel_caps is None else channel_caps)
 
     def attempt(secure: bool) -> Linked:
@@ -143,7 +108,7 @@ def open_main(
 
     A session that another client has is ended by this. Raises as `open_channel`, and `NoSessionError`.
     """
-    deadline = _Deadline(timeout)
+    deadline = Deadline(timeout)
     linked = open_channel(target, ChannelType.MAIN, 0, password=password, tls=tls, timeout=timeout)
     channel = MainChannel(linked.result, handler)
     try:
@@ -161,7 +126,7 @@ def open_main(
 
 def open_raw(target: TcpTarget | UnixTarget, timeout: float = TIMEOUT) -> socket.socket:
     """A blocking connection to a raw usbredir peer. Raises `UnreachableError` subclasses, `SocketNotPermittedError`."""
-    deadline = _Deadline(timeout)
+    deadline = Deadline(timeout)
     sock = (
         _connect_unix(target.path, deadline)
         if isinstance(target, UnixTarget)
@@ -177,8 +142,12 @@ def _where(target: SpiceTarget, secure: bool) -> str:
     return join(target.host, target.tls_port if secure else target.port)
 
 
-def _open(target: SpiceTarget, link: LinkClient, tls: TlsOptions | None, deadline: _Deadline) -> Linked:
-    verifier = None if tls is None else _Verifier(tls, _where(target, True), target.host)
+def _open(target: SpiceTarget, link: LinkClient, tls: TlsOptions | None, deadline: Deadline) -> Linked:
+    verifier = None
+    if tls is not None:
+        from usbbridge.spice.tls import Verifier  # OpenSSL is not for those who do without
+
+        verifier = Verifier(tls, _where(target, True), target.host)
     if target.socket_path is not None:
         sock = _connect_unix(target.socket_path, deadline)
     else:
@@ -200,7 +169,7 @@ def _open(target: SpiceTarget, link: LinkClient, tls: TlsOptions | None, deadlin
 # ---- the connection
 
 
-def _connect_tcp(host: str, port: int, deadline: _Deadline) -> socket.socket:
+def _connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
     """Try each address of the host, each with its share of the time that is left; the last failure counts."""
     where = join(host, port)
     addresses = _resolve(host, port, deadline)
@@ -222,7 +191,7 @@ def _connect_tcp(host: str, port: int, deadline: _Deadline) -> socket.socket:
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
-def _resolve(host: str, port: int, deadline: _Deadline) -> list[tuple[int, _Address]]:
+def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[int, _Address]]:
     """The host's addresses. The system's resolver has no time limit, so it runs in a thread that may be left behind."""
     found: list[tuple[int, _Address]] = []
     failure: list[OSError | UnicodeError] = []
@@ -244,7 +213,7 @@ def _resolve(host: str, port: int, deadline: _Deadline) -> list[tuple[int, _Addr
     return found
 
 
-def _connect_unix(path: str, deadline: _Deadline) -> socket.socket:
+def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(deadline.left())
@@ -255,7 +224,7 @@ def _connect_unix(path: str, deadline: _Deadline) -> socket.socket:
     return sock
 
 
-def _unreachable(where: str, error: OSError, deadline: _Deadline) -> UnreachableError | SocketNotPermittedError:
+def _unreachable(where: str, error: OSError, deadline: Deadline) -> UnreachableError | SocketNotPermittedError:
     if isinstance(error, ConnectionRefusedError):
         return PortClosedError(where)
     if isinstance(error, TimeoutError):
@@ -275,81 +244,10 @@ def _tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
 
-# ---- TLS
-
-
-class _Verifier:
-    """Makes a connection secure, by TLS 1.2 or later, and proves whose it is."""
-
-    def __init__(self, options: TlsOptions, where: str, host: str) -> None:
-        """Raises `UsageError` for a CA file or a subject that cannot be used."""
-        self._where = where
-        self._host = host.partition("%")[0]  # no IPv6 zone in a certificate (RFC 6874 §1)
-        self._subject_text = options.host_subject
-        self._subject: Subject | None = None if options.host_subject is None else parse_subject(options.host_subject)
-        # PROTOCOL_TLS_CLIENT verifies the chain and the host's name unless told otherwise.
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.check_hostname = self._subject is None
-        self._trust(options.ca_file)
-
-    def _trust(self, ca_file: str | None) -> None:
-        if ca_file is None:
-            self._context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-            return
-        try:
-            self._context.load_verify_locations(ca_file)
-        except (OSError, ValueError) as error:
-            reason = "it has no PEM certificate in it" if isinstance(error, ssl.SSLError) else str(error)
-            raise UsageError(f"The CA file {ca_file!r} cannot be used: {reason}") from error
-
-    def secure(self, sock: socket.socket, deadline: _Deadline) -> ssl.SSLSocket:
-        """The TLS connection over `sock`. Raises `TlsError` subclasses, `SilentServerError`."""
-        sock.settimeout(deadline.left())
-        try:
-            secure = self._context.wrap_socket(sock, server_hostname=self._host)
-        except TimeoutError as error:
-            raise SilentServerError(self._where, deadline.seconds, "TLS handshake") from error
-        except ssl.SSLCertVerificationError as error:
-            raise self._unverified(error) from error
-        except ssl.SSLError as error:
-            if error.reason in _NOT_TLS:
-                raise NotTlsError(self._where) from error
-            raise TlsError(self._where, _tls_reason(error)) from error
-        except OSError as error:
-            raise TlsError(self._where, "it closed the connection during the TLS handshake") from error
-        self._check_subject(secure)
-        return secure
-
-    def _unverified(self, error: ssl.SSLCertVerificationError) -> TlsError:
-        if error.verify_code in _HOST_MISMATCH:
-            return WrongHostError(self._where, self._host, error.verify_message)
-        return UntrustedCertificateError(self._where, error.verify_message)
-
-    def _check_subject(self, secure: ssl.SSLSocket) -> None:
-        if self._subject is None:
-            return
-        try:
-            der = secure.getpeercert(binary_form=True)
-            found = certificate_subject(der or b"")
-        except ValueError as error:
-            secure.close()
-            raise UntrustedCertificateError(self._where, "its subject cannot be read") from error
-        if found != self._subject:
-            secure.close()
-            raise WrongSubjectError(self._where, self._subject_text or "", format_subject(found))
-
-
-def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # which of them, depends on Python's version
-        return "it closed the connection during the TLS handshake"
-    return (error.reason or str(error)).lower().replace("_", " ")
-
-
 # ---- the link stage and the start of the session
 
 
-def _link(sock: socket.socket, link: LinkClient, deadline: _Deadline) -> LinkResult:
+def _link(sock: socket.socket, link: LinkClient, deadline: Deadline) -> LinkResult:
     while link.done is None:
         if deadline.passed():
             raise SilentServerError(link.where, deadline.seconds, link.stage)
@@ -358,8 +256,8 @@ def _link(sock: socket.socket, link: LinkClient, deadline: _Deadline) -> LinkRes
             data = _send_and_receive(sock, link.bytes_to_send())
         except TimeoutError as error:
             raise SilentServerError(link.where, deadline.seconds, link.stage) from error
-        except ssl.SSLError as error:
-            raise TlsError(link.where, _tls_reason(error)) from error
+        except OSError as error:
+            raise _broken(sock, link.where, error) from error
         if not data:
             link.eof()
         link.receive(data)
@@ -368,15 +266,28 @@ def _link(sock: socket.socket, link: LinkClient, deadline: _Deadline) -> LinkRes
 
 def _send_and_receive(sock: socket.socket, output: bytes) -> bytes:
     """Send, then receive; a connection that breaks has ended, after what it had still to give."""
-    with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+    ended = has_ended(sock)
+    with contextlib.suppress(*ended):
         sock.sendall(output)
     try:
         return sock.recv(RECEIVE)
-    except (ConnectionError, ssl.SSLEOFError):
+    except ended:
         return b""
 
 
-def _exchange(sock: socket.socket, channel: MainChannel, deadline: _Deadline) -> None:
+def _broken(sock: socket.socket, where: str, error: OSError) -> LinkError:
+    """What any other error of the connection means."""
+    if is_secure(sock):
+        import ssl
+
+        from usbbridge.spice.tls import tls_reason
+
+        if isinstance(error, ssl.SSLError):
+            return TlsError(where, tls_reason(error))
+    return UnreachableError(where, (error.strerror or str(error)).lower())
+
+
+def _exchange(sock: socket.socket, channel: MainChannel, deadline: Deadline) -> None:
     """One step of a channel that is waited for."""
     missing = "nothing that says so came" if channel.init is None else "it never listed the VM's channels"
     late = NoSessionError(channel.link.where, f"{missing} within {deadline.seconds:g} s")

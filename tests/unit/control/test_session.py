@@ -13,9 +13,10 @@ from usbbridge.control.session import Session
 from usbbridge.errors import ConnectionLostError, UsbBridgeError
 from usbbridge.loopback.server import SpiceConnection
 from usbbridge.loopback.vm import LoopbackVm
-from usbbridge.spice.connection import TlsOptions, open_channel, open_main
+from usbbridge.spice.connection import open_channel, open_main
 from usbbridge.spice.errors import NoSessionError, PortClosedError, SilentServerError, WrongTicketError
 from usbbridge.spice.messages import ChannelType
+from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, parse_target
 
 PASSWORD = "a ticket"

@@ -17,7 +17,7 @@ from tests.unit.spice.pki import Authority
 from tests.unit.spice.samples import Recorder, message, reply, result
 from tests.unit.spice.test_main import INIT, channels
 from usbbridge.errors import LinkError, UsageError
-from usbbridge.spice.connection import Linked, TlsOptions, open_channel, open_main, open_raw
+from usbbridge.spice.connection import Linked, open_channel, open_main, open_raw
 from usbbridge.spice.errors import (
     ConnectTimeoutError,
     LinkClosedError,
@@ -41,6 +41,7 @@ from usbbridge.spice.errors import (
     WrongTicketError,
 )
 from usbbridge.spice.messages import ChannelType
+from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, TcpTarget, UnixTarget
 
 SHORT = 0.3

@@ -76,12 +76,18 @@ class FakeGuest:
 class Rig:
     """A host with its device and a guest, joined by hand: bytes go `step` at a time, in both directions."""
 
-    def __init__(self, device: Device, *, caps: Cap = ALL_CAPS, step: int = 1 << 30) -> None:
+    def __init__(
+        self, device: Device, *, caps: Cap = ALL_CAPS, step: int = 1 << 30, quirks: tuple[str, ...] = ()
+    ) -> None:
         self.device, self.step = device, step
         self.progress: list[Progress] = []
         self.now = 1000.0
         self.host = Host(
-            device, version="usbbridge test", on_progress=self.progress.append, clock=lambda: self.now
+            device,
+            version="usbbridge test",
+            on_progress=self.progress.append,
+            clock=lambda: self.now,
+            quirks=quirks,
         )
         self.guest = FakeGuest(caps)
         self.unwritten: list[tuple[list[bytes | memoryview], list[Transfer]]] = []

@@ -62,12 +62,13 @@ class Progressed:
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Counters since the start: bytes of the usbredir stream sent, before SPICE framing and compression; bytes received
-    on the connection, framing included; reports dropped."""
+    on the connection, framing included; reports dropped; resets of the device that the guest has asked for."""
 
     kind: ClassVar[str] = "stats"
     to_vm: int
     from_vm: int
     dropped: int
+    resets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

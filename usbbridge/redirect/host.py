@@ -17,7 +17,7 @@ device_connect; after each successful change of configuration or setting interfa
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import TypeVar
 
@@ -64,7 +64,7 @@ class Progress(Enum):
 
 class Host:
     """See the module's text. `version` is what our hello says; `on_progress` is told each `Progress`. `clock` gives
-    seconds."""
+    seconds. `quirks` are names of `usbbridge.redirect.quirks`; what is not known is passed over."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Host:
         version: str,
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
+        quirks: Collection[str] = (),
     ) -> None:
         self.outbox = Outbox()
         self.acknowledged = False
@@ -89,7 +90,7 @@ class Host:
         self.pending = self._transfers.pending
         "Transfers of the device that the guest waits for: not empty while there are any."
         self._reports = InterruptReceiving(device, self.outbox, self._lost, self._stalled)
-        self._settings = Settings(device, self._transfers, self._reports, self._send)
+        self._settings = Settings(device, self._transfers, self._reports, self._send, quirks)
         # the sink of the codec: data packets go straight to the transfers
         self.bulk, self.control, self.interrupt = (
             self._transfers.bulk,
@@ -193,6 +194,11 @@ class Host:
     def dropped(self) -> int:
         """Reports of receiving endpoints that were thrown away because the guest did not read."""
         return self._reports.dropped
+
+    @property
+    def resets(self) -> int:
+        """Resets that the guest has asked for and that were carried out."""
+        return self._settings.resets
 
     # ---- attaching
 

@@ -1,11 +1,15 @@
-"""Devices that need something done otherwise, by vendor and product id."""
+"""What some devices need done otherwise: names of quirks, as the compatibility list knows them, and, for who has no
+list, the devices that can't do without."""
 
 from typing import Final
 
-NO_RESET: Final = frozenset(
+NO_RESET: Final = "no-reset"
+"The device does not bear a reset: it is not reset before it is announced, nor when the guest asks, nor at the end."
+
+NEVER_RESET: Final = frozenset(
     {
         (0x1210, 0x001C),  # DigiTech: does not come back from a reset (usbredir's own list)
         (0x2798, 0x0001),  # the same
     }
 )
-"Devices that are never reset, neither before they are announced nor when the guest asks."
+"Devices with that quirk, whether or not somebody says so."

@@ -5,7 +5,7 @@ control packets that would are intercepted here. While the kernel changes someth
 it changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from usbbridge.backend.base import Device
@@ -13,7 +13,7 @@ from usbbridge.errors import DeviceError, DeviceLostError, UsbBridgeError
 from usbbridge.redirect.interrupt import InterruptReceiving
 from usbbridge.redirect.layout import Layout
 from usbbridge.redirect.limits import DRAIN_SECONDS
-from usbbridge.redirect.quirks import NO_RESET
+from usbbridge.redirect.quirks import NEVER_RESET, NO_RESET
 from usbbridge.redirect.transfers import Transfers
 from usbbridge.usb.ch9 import Feature, Request
 from usbbridge.usbredir.packets import Packet
@@ -27,9 +27,17 @@ class Settings:
     """The device's configuration and settings, kept as the guest sees them. `send` puts a packet into the outbox."""
 
     def __init__(
-        self, device: Device, transfers: Transfers, reports: InterruptReceiving, send: Callable[[Packet], None]
+        self,
+        device: Device,
+        transfers: Transfers,
+        reports: InterruptReceiving,
+        send: Callable[[Packet], None],
+        quirks: Collection[str] = (),
     ) -> None:
         self.layout = Layout(None, device.speed)
+        self.resets = 0
+        "Resets carried out because the guest asked for them."
+        self._quirks = quirks
         self._device, self._transfers, self._reports, self._send = device, transfers, reports, send
 
     def read(self) -> None:
@@ -109,13 +117,14 @@ class Settings:
     def reset(self) -> None:
         """Cancel everything, tell the guest that its streams have stopped, and reset. Raises DeviceLostError."""
         self._quiesce(None)
+        self.resets += 1
         self.reset_device()
 
     def reset_device(self) -> None:
         """Reset, unless the device does not bear it. Raises DeviceLostError if it does not come back."""
         d = self._device.descriptor
         self._transfers.touched = False
-        if (d.vendor, d.product) in NO_RESET:
+        if NO_RESET in self._quirks or (d.vendor, d.product) in NEVER_RESET:
             return
         try:
             self._device.reset()

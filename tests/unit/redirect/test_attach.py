@@ -6,6 +6,7 @@ from tests.fakes.device import BULK_ONLY, FakeDevice
 from tests.fakes.guest import Rig
 from usbbridge.errors import DeviceError, DeviceLostError, NotPermittedError, RefusedError
 from usbbridge.redirect.host import Progress
+from usbbridge.redirect.quirks import NO_RESET
 from usbbridge.usb.ch9 import Speed
 from usbbridge.usbredir.packets import (
     ControlPacket,
@@ -122,10 +123,15 @@ def test_a_device_that_does_not_come_back_from_its_first_reset_is_lost(device: F
         rig.settle()
 
 
-def test_a_device_that_does_not_bear_a_reset_is_not_reset() -> None:
+@pytest.mark.parametrize(
+    ("product", "quirks"),
+    [(0x001C, ()), (0x001D, (NO_RESET,)), (0x001D, ("something-new", NO_RESET))],
+    ids=["known by its ids", "said by the list", "among quirks that are not known"],
+)
+def test_a_device_that_does_not_bear_a_reset_is_not_reset(product: int, quirks: tuple[str, ...]) -> None:
     device = FakeDevice(BULK_ONLY)
-    device.descriptor = device.descriptor.__class__(0x0200, 0, 0, 0, 64, 0x1210, 0x001C, 0x0100, 0, 0, 0, 1)
-    rig = Rig(device).attach()
+    device.descriptor = device.descriptor.__class__(0x0200, 0, 0, 0, 64, 0x1210, product, 0x0100, 0, 0, 0, 1)
+    rig = Rig(device, quirks=quirks).attach()
     rig.guest.control(1, 0x80, 6, 0x0100, 0, 18)
     rig.guest.say(Reset())
     rig.settle()

@@ -205,6 +205,7 @@ def test_whatever_was_done_to_the_device_makes_the_next_reset_real(rig: Rig, dev
     rig.ask(Reset())
     rig.ask(Reset())
     assert device.calls("reset") == [[], []]
+    assert rig.host.resets == 1
 
 
 def test_a_reset_cancels_everything_and_has_no_answer_itself(rig: Rig, device: FakeDevice) -> None:

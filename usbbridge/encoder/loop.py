@@ -4,8 +4,6 @@ Nothing is logged for a packet, and timers run only while an answer is owed: for
 after the VM has gone quiet. After that an idle encoder sleeps in epoll until a byte arrives.
 """
 
-import contextlib
-import os
 import select
 import socket
 import time
@@ -13,10 +11,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from usbbridge.backend.base import Device
+from usbbridge.encoder.linking import Stopped, hear
 from usbbridge.encoder.writer import Parts, Writer
-from usbbridge.errors import DeviceLostError, RemoteProtocolError, UsbBridgeError
+from usbbridge.errors import DeviceLostError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
-from usbbridge.ipc.messages import AskStats, Stats
+from usbbridge.ipc.messages import Stats
 from usbbridge.redirect.host import Host
 from usbbridge.redirect.transfers import NEVER
 from usbbridge.spice.sockets import is_secure, would_block
@@ -89,10 +88,6 @@ class Bet:
         """It did not pay."""
         self._pass = self._penalty
         self._penalty = min(2 * self._penalty, self.MOST)
-
-
-class Stopped(Exception):  # noqa: N818  # not an error: the starter wants the end, or is gone itself
-    """The attachment is to end."""
 
 
 class Loop:
@@ -259,21 +254,15 @@ class Loop:
         raise DeviceLostError(f"{self._device.name} was unplugged")
 
     def _told(self, fd: int) -> None:
-        """A message of the starter's, its end, or a signal: anything but a question for numbers means stop."""
-        message: object = None
-        extra: tuple[int, ...] = ()
-        with contextlib.suppress(RemoteProtocolError):  # a starter that talks nonsense is not to be trusted any more
-            message, extra = (self._starter.receive() if fd == self._starter_fd else None) or (None, ())
-        for fd in extra:
-            os.close(fd)
-        if not isinstance(message, AskStats):
+        """A message of the starter's, its end, or a signal."""
+        if fd != self._starter_fd:
             raise Stopped
-        with contextlib.suppress(OSError):  # it has died since it asked, which is noticed next
-            self._starter.send(self.stats())
+        hear(self._starter, self.stats)
 
     def stats(self) -> Stats:
         """The counters as of now."""
-        return Stats(to_vm=self._writer.written, from_vm=self._received, dropped=self._host.dropped)
+        host = self._host
+        return Stats(self._writer.written, self._received, host.dropped, host.resets)
 
     # ---- the end
 

@@ -1,7 +1,8 @@
 """The encoder process: one device, one VM, from the message that starts it to the one that says how it ended.
 
-It is started as `python -P -m usbbridge.encoder FD`, FD being its end of a connection to the process that started it.
-It needs no access to /dev/bus/usb and opens nothing there: the device comes as a file descriptor.
+It is started as `python -P -m usbbridge.encoder FD [spare]`, FD being its end of a connection to the process that
+started it. It needs no access to /dev/bus/usb and opens nothing there: the device comes as a file descriptor. A `spare`
+is started before there is a device for it: it loads all it may need, so that one that is plugged in need not wait.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ import time
 from usbbridge import __version__
 from usbbridge.backend.base import Device
 from usbbridge.encoder.link import RawLink, SpiceLink, open_link
-from usbbridge.encoder.loop import Loop, Stopped
+from usbbridge.encoder.linking import Stopped, unless_stopped
+from usbbridge.encoder.loop import Loop
 from usbbridge.errors import ConnectionLostError, ProtocolError, UsageError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
 from usbbridge.ipc.messages import Ended, Message, Progressed, Start
@@ -70,8 +72,14 @@ class Encoder:
             version=HELLO,
             on_progress=lambda progress: self._tell(progress, host),
             clock=time.monotonic,
+            quirks=self._start.quirks,
         )
-        link = open_link(self._start, self._target, channel, host)
+        link = unless_stopped(
+            lambda: open_link(self._start, self._target, channel, host),
+            lambda link: link.sock.close(),
+            self._starter,
+            self._wakeup_fd,
+        )
         try:
             self._say(Progressed("linked", str(channel) if isinstance(link, SpiceLink) else ""))
             link.begin()
@@ -108,6 +116,13 @@ class Encoder:
             self._starter.send(message)
 
 
+def load_everything() -> None:
+    """Import what is otherwise imported when it turns out to be needed."""
+    import lz4.block  # noqa: F401  # to have it is what is wanted
+
+    import usbbridge.backend.libusb  # noqa: F401  # the same
+
+
 def _first_message(starter: MessageChannel) -> tuple[Start, tuple[int, ...]]:
     """Raises UsageError or RemoteProtocolError for anything but a start message."""
     received = starter.receive()
@@ -135,7 +150,10 @@ def attach(starter: MessageChannel, wakeup_fd: int) -> Ended:
 def main() -> int:
     """The process: exit status 0 if it was told to stop, otherwise that of the error."""
     starter = MessageChannel(socket.socket(fileno=int(sys.argv[1])))
-    ended = attach(starter, wake_on_sigterm())
+    wakeup_fd = wake_on_sigterm()
+    if sys.argv[2:] == ["spare"]:
+        load_everything()
+    ended = attach(starter, wakeup_fd)
     with contextlib.suppress(OSError):  # the starter may be gone
         starter.send(ended)
     return ended.status

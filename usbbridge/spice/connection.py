@@ -36,6 +36,9 @@ TIMEOUT = 10.0
 "Seconds for everything until a channel is linked, as spice-gtk's for the connection alone."
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 30, 15, 3
 "Seconds, seconds, probes: a host that vanished is noticed after 75 s (spice-gtk's values)."
+MAIN_UNACKNOWLEDGED = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT
+"""Seconds after which MAIN is lost if what was sent is not acknowledged: keepalive looks only at idle connections, and
+TCP itself would try for a quarter of an hour. Not for other channels: a paused VM may leave those full for long."""
 RECEIVE = 8192
 "A link reply has 202 bytes, so this is read once; what follows it is `Linked.rest`."
 
@@ -121,6 +124,8 @@ def open_main(
         linked.sock.close()
         raise
     linked.sock.settimeout(None)
+    if linked.sock.family != socket.AF_UNIX:
+        linked.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, MAIN_UNACKNOWLEDGED * 1000)
     return Linked(linked.sock, linked.result, b"", linked.secure), channel
 
 

@@ -372,7 +372,9 @@ def test_a_session_is_waited_for() -> None:
     handler = Recorder()
     with session(INIT + message(4, bytes(12)), channels((9, 0))) as server:
         linked, channel = open_main(plain(server), handler)
+        patience = linked.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         linked.sock.close()
+    assert patience == 75_000, "milliseconds: a server that is gone for good is not waited for long"
     assert channel.init is not None
     assert channel.init.session_id == 0x1234
     assert channel.usb_channels() == (0,)

@@ -19,6 +19,8 @@ from usbbridge.loopback.link import CHANNEL_MAIN, CHANNEL_USBREDIR, ClientLink, 
 from usbbridge.loopback.tasks import Buffer
 
 HOST: Final = "127.0.0.1"
+HANDSHAKE_SECONDS: Final = 1.0
+"How long the end of the server waits for a client that has not finished its TLS handshake."
 LATENCY_PING_SECONDS: Final = 0.1
 "spice-server measures a channel's latency when it has been idle that long, by two pings."
 
@@ -219,6 +221,7 @@ class Server:
             sessions=lambda session: bool(session) and session == self.session,
         )
         self._listener: asyncio.Server | None = None
+        self._closing = False
         self._quiet = asyncio.Event()
         "No connection is left."
         self._quiet.set()
@@ -234,6 +237,8 @@ class Server:
         """A connection was made."""
         self.connections.add(connection)
         self._quiet.clear()
+        if self._closing:
+            connection.transport.abort()
 
     def went(self, connection: Connection) -> None:
         """A connection has ended."""
@@ -242,10 +247,15 @@ class Server:
             self._quiet.set()
 
     async def close(self) -> None:
-        """Stop listening and end every connection."""
+        """Stop listening and end every connection, also those that are being accepted."""
+        self._closing = True
+        self.abort()
+        # a listener that is closed while asyncio accepts a connection leaves that one open for ever
+        while accepting := asyncio.all_tasks() - {asyncio.current_task()}:
+            if not (await asyncio.wait(accepting, timeout=HANDSHAKE_SECONDS))[0]:
+                break
         if self._listener is not None:
             self._listener.close()
-        self.abort()
         await self._quiet.wait()
 
     def abort(self) -> None:

@@ -6,6 +6,7 @@ these. JSON has no tuples, and its true and false would pass for ints: types are
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -89,7 +90,7 @@ def _value(wanted: Any, found: object, what: str) -> Any:
         elif option is Path:
             if type(found) is str:
                 return Path(found)
-        elif type(found) is option:
+        elif type(found) is option and not (isinstance(found, float) and not math.isfinite(found)):  # Python knows NaN
             return found
     raise RemoteProtocolError(f"{what} is {found!r:.40}, not {wanted}")
 

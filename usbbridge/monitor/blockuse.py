@@ -6,6 +6,7 @@ only in another mount namespace is not seen here.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,24 @@ from usbbridge.usb.identity import clean_words
 
 MAX_STACK: Final = 8
 "Layers followed upwards from a disk (partition, RAID, LUKS, LVM ...). Deeper is taken to be in use."
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted file system."""
+
+    device: str
+    "Name of the block device, `sda1`."
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A whole disk, partitioned or not."""
+
+    name: str
+    number: str
+    "MAJOR:MINOR."
 
 
 class BlockUse:
@@ -29,6 +48,25 @@ class BlockUse:
             if path.is_relative_to(device):
                 uses += self._uses(name, 0)
         return list(dict.fromkeys(uses))
+
+    def disks(self, device: Path) -> list[Disk]:
+        """The whole disks that the USB device at the sysfs path `device` provides."""
+        whole = [n for n, path in self._paths.items() if path.parent.name == "block" and path.is_relative_to(device)]
+        return [Disk(name, _read(self._root / "sys/class/block" / name / "dev")) for name in whole]
+
+    def mounts(self, device: Path) -> list[Mount]:
+        """What is mounted of these disks and of what is stacked on them: in the order in which it can be unmounted."""
+        names = [name for name, path in self._paths.items() if path.is_relative_to(device)]
+        stack = dict.fromkeys(above for name in names for above in self._stack(name, 0))
+        mounts = [Mount(name, place) for name in stack for place in self._mounts.get(name, ())]
+        return sorted(mounts, key=lambda mount: mount.place.count("/"), reverse=True)
+
+    def _stack(self, name: str, depth: int) -> Iterator[str]:
+        """A block device and what is made of it."""
+        yield name
+        if depth < MAX_STACK:
+            for holder in self._holders(name):
+                yield from self._stack(holder, depth + 1)
 
     @cached_property
     def _paths(self) -> dict[str, Path]:

@@ -4,13 +4,14 @@ Paths are looked up below a `root`, `/` except in tests. A device may go away be
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from usbbridge.monitor import usbids
+from usbbridge.monitor import hid
 from usbbridge.monitor.blockuse import BlockUse
+from usbbridge.monitor.usbids import Names
 from usbbridge.usb.ch9 import ClassCode, Speed
 from usbbridge.usb.entry import DeviceEntry, InterfaceEntry, Obstacle, Reason
 from usbbridge.usb.identity import bus_port_key, clean_words
@@ -22,24 +23,31 @@ DEVICES: Final = "sys/bus/usb/devices"
 
 def devices(root: Path = ROOT) -> list[DeviceEntry]:
     """Every USB device, hubs too, ordered by bus and port. Empty if the machine has no USB."""
+    names, use = Names(root), BlockUse(root)
+    found = [read_device(root, bus_port, names) for bus_port in bus_ports(root)]
+    return [explained(root, entry, use) for entry in found if entry]
+
+
+def bus_ports(root: Path = ROOT) -> list[str]:
+    """Where devices are plugged in, ordered by bus and port."""
     folder = root / DEVICES
-    if not folder.is_dir():
-        return []
-    listing = sorted(entry.name for entry in folder.iterdir())
-    found = [_read_device(root, name, listing) for name in listing if ":" not in name]
-    entries = sorted((entry for entry in found if entry), key=lambda entry: bus_port_key(entry.bus_port))
-    return _explained(root, _named(root, entries))
+    listing = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted((name for name in listing if ":" not in name), key=bus_port_key)
 
 
-def _read_device(root: Path, bus_port: str, listing: Iterable[str]) -> DeviceEntry | None:
+def read_device(root: Path, bus_port: str, names: Names) -> DeviceEntry | None:
+    """The device at `bus_port`, and nothing else, without what might stand against having it (`explained`). None if it
+    is not there, or is going."""
     folder = root / DEVICES / bus_port
     try:
-        busnum, devnum = int(_attribute(folder, "busnum")), int(_attribute(folder, "devnum"))
+        busnum, devnum = _numbers(folder)
         vendor, product, bcd_device = (int(_attribute(folder, f), 16) for f in ("idVendor", "idProduct", "bcdDevice"))
         class_, subclass, protocol = (int(_attribute(folder, f"bDevice{f}"), 16) for f in _TRIPLE)
+        interfaces = [_read_interface(entry) for entry in folder.iterdir() if entry.name.startswith(bus_port + ":")]
     except (OSError, ValueError):
         return None
-    interfaces = [_read_interface(folder.parent / name) for name in listing if name.startswith(bus_port + ":")]
+    manufacturer = clean_words(_optional(folder, "manufacturer"))
+    product_name = clean_words(_optional(folder, "product"))
     return DeviceEntry(
         bus_port,
         busnum,
@@ -52,12 +60,37 @@ def _read_device(root: Path, bus_port: str, listing: Iterable[str]) -> DeviceEnt
         subclass,
         protocol,
         _speed(_optional(folder, "speed")),
-        clean_words(_optional(folder, "manufacturer")),
-        clean_words(_optional(folder, "product")),
+        manufacturer,
+        product_name,
         clean_words(_optional(folder, "serial")),
-        int(_optional(folder, "bConfigurationValue") or 0) or None,
+        _number(_optional(folder, "bConfigurationValue")) or None,
         tuple(sorted((entry for entry in interfaces if entry), key=lambda entry: entry.number)),
+        _name(manufacturer, product_name, vendor, product, names),
     )
+
+
+def is_whole(root: Path, entry: DeviceEntry) -> bool:
+    """Whether the kernel has listed all interfaces of the device's configuration; they come one after the other."""
+    announced = _number(_optional(root / DEVICES / entry.bus_port, "bNumInterfaces"))
+    return entry.configuration is not None and len(entry.interfaces) >= announced
+
+
+def descriptors(root: Path, bus_port: str) -> bytes:
+    """Device and configuration descriptors as the kernel read them (sysfs-bus-usb: `descriptors`); empty if it has
+    gone. At most MAX_RAW bytes."""
+    try:
+        with (root / DEVICES / bus_port / "descriptors").open("rb") as file:
+            return file.read(MAX_RAW)
+    except OSError:
+        return b""
+
+
+MAX_RAW: Final = 64 << 10
+"Bytes of descriptors that are read: wTotalLength has 16 bits; who has several such configurations has them cut."
+def _numbers(folder: Path) -> tuple[int, int]:
+    """Bus and device number, from the number of the device's node: `devnum` says 0 while the device is being reset."""
+    minor = int(_attribute(folder, "dev").partition(":")[2])
+    return (minor >> 7) + 1, (minor & 127) + 1
 
 
 _TRIPLE: Final = ("Class", "SubClass", "Protocol")
@@ -70,7 +103,20 @@ def _read_interface(folder: Path) -> InterfaceEntry | None:
         class_, subclass, protocol = (int(_attribute(folder, f"bInterface{f}"), 16) for f in _TRIPLE)
     except (OSError, ValueError):
         return None
-    return InterfaceEntry(number, alternate, class_, subclass, protocol, _driver(folder))
+    usages = _usages(folder) if class_ == ClassCode.HID else ()
+    return InterfaceEntry(number, alternate, class_, subclass, protocol, _driver(folder), usages)
+
+
+def _usages(folder: Path) -> tuple[int, ...]:
+    """Of the report descriptor, which a HID driver has read and shows in a folder such as `0003:046D:C31C.0001`."""
+    try:
+        for entry in folder.iterdir():
+            if entry.name.count(":") == 2 and "." in entry.name:
+                with (entry / "report_descriptor").open("rb") as file:
+                    return hid.application_usages(file.read(hid.MAX_DESCRIPTOR))
+    except OSError:  # it is going
+        pass
+    return ()
 
 
 def _attribute(folder: Path, name: str) -> str:
@@ -98,39 +144,58 @@ def _speed(mbps: str) -> Speed:
         return Speed.UNKNOWN
 
 
-def _named(root: Path, entries: list[DeviceEntry]) -> list[DeviceEntry]:
-    database = None
-    named = []
-    for entry in entries:
-        own = [words for words in (entry.manufacturer, entry.product_name) if words]
-        if not entry.product_name:
-            database = usbids.load(root) if database is None else database
-            vendor, product = usbids.names(database, entry.vendor, entry.product)
-            own = [words for words in (entry.manufacturer or vendor, product) if words]
-        named.append(replace(entry, name=" ".join(own)))
-    return named
+def _number(text: str) -> int:
+    """A decimal attribute; 0 for one that is empty, as those of the configuration are while there is none."""
+    return int(text) if text.isdecimal() else 0
 
 
-def _explained(root: Path, entries: list[DeviceEntry]) -> list[DeviceEntry]:
-    use = BlockUse(root)
-    return [replace(entry, obstacle=_obstacle(root, entry, use)) for entry in entries]
+def _name(manufacturer: str, product_name: str, vendor: int, product: int, names: Names) -> str:
+    if not product_name:
+        of_vendor, product_name = names.of(vendor, product)
+        manufacturer = manufacturer or of_vendor
+    return " ".join(words for words in (manufacturer, product_name) if words)
 
 
-def _obstacle(root: Path, entry: DeviceEntry, use: BlockUse) -> Obstacle | None:
+def explained(root: Path, entry: DeviceEntry, use: BlockUse, *, ours: bool = False) -> DeviceEntry:
+    """The device with what stands against having it now; that it is in use does not if it is `ours`, handed out."""
+    return replace(entry, obstacle=_obstacle(root, entry, use, ours))
+
+
+def _obstacle(root: Path, entry: DeviceEntry, use: BlockUse, ours: bool) -> Obstacle | None:
     folder = root / DEVICES / entry.bus_port
+    in_use = None if ours else disks_in_use(entry, use.of(folder.resolve()))
+    return _not_for_us(folder, entry) or in_use or (None if ours else _claimed(folder, entry)) or node_obstacle(entry)
+
+
+def obstacle_beside_disks(root: Path, entry: DeviceEntry) -> Obstacle | None:
+    """What stands against having the device now, whatever its disks are used for."""
+    folder = root / DEVICES / entry.bus_port
+    return _not_for_us(folder, entry) or _claimed(folder, entry) or node_obstacle(entry)
+
+
+def _not_for_us(folder: Path, entry: DeviceEntry) -> Obstacle | None:
     if entry.class_ == ClassCode.HUB:
         return Obstacle(Reason.HUB, f"{entry} is a hub", "the devices plugged into it can be attached")
     if _optional(folder, "authorized") == "0":
         hint = f"authorize it with your USB policy (USBGuard), or write 1 to {folder}/authorized"
         return Obstacle(Reason.NOT_AUTHORIZED, f"{entry} is blocked: the kernel was told not to authorize it", hint)
-    return _in_use(folder, entry, use) or node_obstacle(entry)
+    return None
 
 
-def _in_use(folder: Path, entry: DeviceEntry, use: BlockUse) -> Obstacle | None:
-    disks = use.of(folder.resolve())
-    if disks:
-        hint = "unmount it (or stop what uses it) first: taking it away now could lose data"
-        return Obstacle(Reason.IN_USE, f"{entry} is in use: {', '.join(disks)}", hint)
+def disks_in_use(entry: DeviceEntry, uses: list[str]) -> Obstacle | None:
+    """What speaks against taking the device if its disks have these `uses` (`BlockUse.of`)."""
+    if not uses:
+        return None
+    more = f" and {len(uses) - MAX_USES} more" if len(uses) > MAX_USES else ""
+    hint = "unmount it (or stop what uses it) first: taking it away now could lose data"
+    return Obstacle(Reason.IN_USE, f"{entry} is in use: {', '.join(uses[:MAX_USES])}{more}", hint)
+
+
+MAX_USES: Final = 8
+"Uses that are named: a disk may be mounted at hundreds of places."
+
+
+def _claimed(folder: Path, entry: DeviceEntry) -> Obstacle | None:
     if "usbfs" in entry.drivers:
         hint = "end that program (a viewer, a VM, another usbbridge) first"
         return Obstacle(Reason.IN_USE, f"{entry} is in use by another program", hint)
@@ -150,5 +215,5 @@ def node_obstacle(
     if may_open(entry.node):
         return None
     rule = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{entry.vendor:04x}", ATTR{{idProduct}}=="{entry.product:04x}"'
-    hint = f"run as root, or allow it with a udev rule, then replug it: {rule}, TAG+=\"uaccess\""
+    hint = f'run as root, or allow it with a udev rule, then replug it: {rule}, TAG+="uaccess"'
     return Obstacle(Reason.NO_PERMISSION, f"{entry}: no permission to open {entry.node}", hint)

@@ -9,10 +9,12 @@ import contextlib
 import fcntl
 import os
 import struct
+from pathlib import Path
 from typing import Final
 
 from usbbridge.errors import DeviceLostError, NotPermittedError
-from usbbridge.monitor.inventory import devices
+from usbbridge.monitor.inventory import ROOT, read_device
+from usbbridge.monitor.usbids import Names
 from usbbridge.usb.entry import DeviceEntry
 
 # linux/usbdevice_fs.h: struct usbdevfs_ioctl { int ifno; int ioctl_code; void *data; }
@@ -39,26 +41,46 @@ def open_node(entry: DeviceEntry) -> int:
 def give_back(fd: int, entry: DeviceEntry) -> None:
     """Close the device and let the kernel's drivers have it again; nothing to do for what has gone meanwhile.
 
-    Closing our descriptor comes first: it shares the dead process's claims, and the last copy's end drops them. If the
-    VM had chosen another configuration, the one that was active before is set again.
+    Closing our descriptor comes first: it shares the dead process's claims, and the last copy's end drops them.
     """
     os.close(fd)
+    restore(entry)
+
+
+def restore(entry: DeviceEntry, root: Path = ROOT) -> bool:
+    """Let the kernel's drivers have what nobody uses of the device. If another configuration was chosen since `entry`
+    was read, the one that was active then is set again. False if somebody still has a claim on the device.
+
+    Interfaces that had no driver before are offered to the drivers too: a driver that udev was just loading when the
+    device was handed out would have had its turn by now.
+
+    This may take as long as the drivers' first words with the device: the kernel gives a control transfer 5 s, and
+    reading sysfs waits for the same lock. It is done in the monitor's own thread, as all that waits meanwhile is other
+    devices' being plugged in.
+    """
+    now = read_device(root, entry.bus_port, Names(root))
+    if now is None or not is_same(now, entry):
+        return True
+    is_claimed = "usbfs" in now.drivers
     with contextlib.suppress(OSError):
-        again = os.open(entry.node, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(now.node, os.O_RDWR | os.O_CLOEXEC)
         try:
-            _restore(again, entry)
+            if not entry.configuration or now.configuration == entry.configuration:
+                _connect(fd, now)
+            elif not is_claimed:
+                fcntl.ioctl(fd, _SETCONFIGURATION, struct.pack("@I", entry.configuration))  # binds the drivers as well
         finally:
-            os.close(again)
+            os.close(fd)
+    return not is_claimed
 
 
-def _restore(fd: int, entry: DeviceEntry) -> None:
-    now = next((device for device in devices() if device.bus_port == entry.bus_port), None)
-    if now is None:
-        return
-    if entry.configuration and now.configuration != entry.configuration:
-        fcntl.ioctl(fd, _SETCONFIGURATION, struct.pack("@I", entry.configuration))  # binds the drivers as well
-        return
-    for interface in entry.interfaces:
-        if interface.driver:
-            with contextlib.suppress(OSError):  # a driver has it already, or none wants it
+def is_same(one: DeviceEntry, other: DeviceEntry) -> bool:
+    """Whether two descriptions are of the same device that has stayed plugged in; its interfaces may have changed."""
+    return (one.bus_port, one.devnum, one.ids) == (other.bus_port, other.devnum, other.ids)
+
+
+def _connect(fd: int, now: DeviceEntry) -> None:
+    for interface in now.interfaces:
+        if not interface.driver:
+            with contextlib.suppress(OSError):  # none wants it
                 fcntl.ioctl(fd, _USBDEVFS_IOCTL, _IOCTL.pack(interface.number, _CONNECT, 0))

@@ -8,6 +8,9 @@ from usbbridge.usb.identity import clean_words
 PLACES: Final = ("usr/share/hwdata/usb.ids", "var/lib/usbutils/usb.ids", "usr/share/misc/usb.ids")
 "Fedora and newer Debian (hwdata), Debian 12 (usb.ids), others."
 
+MAX_KNOWN: Final = 256
+"Pairs of ids whose names are remembered: twice the devices of a bus; one that makes up ids must not fill the memory."
+
 
 def load(root: Path) -> bytes:
     """The database below `root`, or nothing when the system has none."""
@@ -40,3 +43,27 @@ def names(database: bytes, vendor: int, product: int) -> tuple[str, str]:
 def _rest_of_line(data: bytes, start: int) -> str:
     end = data.find(b"\n", start)
     return clean_words(data[start : end if end >= 0 else len(data)].decode(errors="replace"))
+
+
+class Names:
+    """Names by ids, remembered: the file is read when ids are new, and not kept."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._database: bytes | None = None
+        self._known: dict[tuple[int, int], tuple[str, str]] = {}
+
+    def of(self, vendor: int, product: int) -> tuple[str, str]:
+        """As `names`."""
+        known = self._known.get((vendor, product))
+        if known is None:
+            if self._database is None:
+                self._database = load(self._root)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            known = self._known[vendor, product] = names(self._database, vendor, product)
+        return known
+
+    def release(self) -> None:
+        """Let go of the file's content, 600 KB, until ids come that are new."""
+        self._database = None

@@ -1,5 +1,6 @@
 """A file system tree as Linux lays it out in /sys, /dev and /proc, for devices made up by a test."""
 
+import shutil
 from pathlib import Path
 
 HUB_DEVICE = "devices/pci0000:00/0000:00:14.0/usb1"
@@ -41,6 +42,7 @@ class FakeSysfs:
         values = {
             "busnum": "1",
             "devnum": str(self._devices),
+            "dev": f"189:{self._devices - 1}",
             "idVendor": vendor,
             "idProduct": product,
             "bcdDevice": "0100",
@@ -104,3 +106,30 @@ class FakeSysfs:
         self.device(name, "0781:5567", **(words | attributes))
         self.interface(name, 0, "08/06/50", "usb-storage")
         self.disk(name, "sda", partitions=1)
+
+    def keyboard(self, name: str = "1-3") -> None:
+        """A boot keyboard whose report descriptor the HID driver shows."""
+        self.device(name, "046d:c31c", product="Keyboard")
+        self.interface(name, 0, "03/01/01", "usbhid")
+
+    def report_descriptor(self, device: str, data: bytes) -> None:
+        """What the HID driver has read from interface 0 of `device`."""
+        folder = self.root / f"sys/{HUB_DEVICE}/{device}/{device}:1.0/0003:046D:C31C.0001"
+        folder.mkdir()
+        (folder / "report_descriptor").write_bytes(data)
+
+    def driver(self, device: str, driver: str) -> None:
+        """Bind interface 0 of `device` to another driver; "" to none. A HID driver takes its folder along."""
+        folder = f"sys/{HUB_DEVICE}/{device}/{device}:1.0"
+        (self.root / folder / "driver").unlink(missing_ok=True)
+        for shown in (self.root / folder).glob("0003:*"):
+            shutil.rmtree(shown)
+        if driver:
+            self.link(f"{folder}/driver", f"sys/bus/usb/drivers/{driver}")
+
+    def unplug(self, device: str) -> None:
+        """The device, its interfaces and its disks."""
+        shutil.rmtree(self.root / f"sys/{HUB_DEVICE}/{device}")
+        for link in (*(self.root / "sys/bus/usb/devices").iterdir(), *(self.root / "sys/class/block").iterdir()):
+            if not link.exists():
+                link.unlink()

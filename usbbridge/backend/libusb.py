@@ -9,6 +9,7 @@ interfaces are released: an audio driver binds several interfaces at once and fa
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ def _doing(name: str, what: str) -> Iterator[None]:
 class LibusbDevice:
     """A device opened through libusb; see `usbbridge.backend.base.Device` for the contract of each method."""
 
-    def __init__(self, context: Any, handle: Any, fd: int | None = None, name: str = "") -> None:
+    def __init__(self, context: Any, handle: Any, fd: int | None = None, name: str = "", settle: float = 0.0) -> None:
         self._context, self._handle, self._fd = context, handle, fd
         self._device = handle.getDevice()
         self._descriptor = _device_descriptor(self._device.device_descriptor)
@@ -81,6 +82,7 @@ class LibusbDevice:
         self._claimed: list[int] = []
         self._detached: list[int] = []
         self._original: int | None = None
+        self._settle = settle
         self._closed = False
         # The engine's own methods, bound once: one call less for each URB. They take the engine's kind of transfer
         # only, which is the only kind that take() makes; the seam's `Transfer` is wider, hence Any.
@@ -138,6 +140,9 @@ class LibusbDevice:
             self._release_interfaces()
             self._attach_drivers()
             raise
+        if self._settle:
+            time.sleep(self._settle)
+            self._settle = 0.0  # later claims take it from nobody
 
     def _detach_driver(self, number: int) -> None:
         with _doing(self._name, f"detaching the kernel driver of interface {number}"):
@@ -207,9 +212,10 @@ class LibusbDevice:
             os.close(self._fd)
 
 
-def open_fd(fd: int, name: str = "") -> LibusbDevice:
+def open_fd(fd: int, name: str = "", *, settle: float = 0.0) -> LibusbDevice:
     """The device behind an opened usbfs node; `fd` belongs to the device from now on. `name` is what to call it in
-    messages: libusb knows no bus and port of such a device.
+    messages: libusb knows no bus and port of such a device. `settle` is how many seconds it is left alone when it has
+    been taken from its kernel drivers.
 
     Needs no access to /dev/bus/usb and makes no discovery. Raises DeviceError.
     """
@@ -220,7 +226,7 @@ def open_fd(fd: int, name: str = "") -> LibusbDevice:
     with _doing("the device", "taking over its file descriptor"):
         context.open()
         handle = context.wrapSysDevice(fd)
-    return LibusbDevice(context, handle, fd, name)
+    return LibusbDevice(context, handle, fd, name, settle)
 
 
 def open_selected(selector: str) -> LibusbDevice:

@@ -6,10 +6,12 @@ spice-server drops a client whose MAIN channel does not answer pings for 30 s, a
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from usbbridge.errors import ConnectionLostError, UsbBridgeError
 from usbbridge.spice.connection import Linked, open_main
@@ -18,6 +20,7 @@ from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget
 
 _Opened = tuple[Linked, MainChannel]
+_T = TypeVar("_T")
 
 MAX_OUTPUT = 1 << 20
 "Answers the server does not take before it is given up: pongs are 20 bytes, so this is thousands of unread ones."
@@ -26,31 +29,37 @@ READS_IN_A_ROW = 64
 "Reads before others get their turn: a server that never stops talking must not stop everything else."
 
 
-async def _in_thread(blocking: Callable[[], _Opened]) -> _Opened:
-    """Run a blocking call in a daemon thread: a dead server must not hold up the end of the process."""
+async def in_thread(blocking: Callable[[], _T], discard: Callable[[_T], None] = lambda _: None) -> _T:
+    """Run a blocking call in a daemon thread: a dead server must not hold up the end of the process. What it brings
+    after the caller was cancelled goes to `discard`."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Opened] = loop.create_future()
+    future: asyncio.Future[_T] = loop.create_future()
 
-    def settle(result: _Opened | None, error: Exception | None) -> None:
-        if future.done():  # cancelled: nobody wants the connection any more
-            if result is not None:
-                result[0].sock.close()
-        elif error is not None:
-            future.set_exception(error)
-        elif result is not None:
+    def succeed(result: _T) -> None:
+        if future.done():  # cancelled: nobody wants it any more
+            discard(result)
+        else:
             future.set_result(result)
 
+    def fail(error: Exception) -> None:
+        if not future.done():
+            future.set_exception(error)
+
     def work() -> None:
-        result, error = None, None
+        settle: Callable[[], None]
         try:
-            result = blocking()
-        except Exception as caught:
-            error = caught
+            settle = functools.partial(succeed, blocking())
+        except Exception as error:
+            settle = functools.partial(fail, error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=work, daemon=True).start()
     return await future
+
+
+def _close(opened: _Opened) -> None:
+    opened[0].sock.close()
 
 
 class Session:
@@ -74,7 +83,7 @@ class Session:
         on_lost: Callable[[UsbBridgeError], None],
     ) -> "Session":
         """Link MAIN and wait for the session to begin. Raises LinkError subclasses."""
-        linked, channel = await _in_thread(lambda: open_main(target, password=password, tls=tls))
+        linked, channel = await in_thread(lambda: open_main(target, password=password, tls=tls), _close)
         return cls(linked.sock, channel, on_lost)
 
     @property

@@ -22,6 +22,7 @@ from usbbridge.errors import ConnectionLostError, ProtocolError, UsageError, Usb
 from usbbridge.ipc.channel import MessageChannel
 from usbbridge.ipc.messages import Ended, Message, Progressed, Start
 from usbbridge.redirect.host import Host, Progress
+from usbbridge.redirect.quirks import DELAY, SETTLE_SECONDS
 from usbbridge.spice.errors import ChannelBusyError, NoSuchChannelError
 from usbbridge.spice.targets import Target, parse_target
 
@@ -37,7 +38,9 @@ def open_device(start: Start, fds: tuple[int, ...]) -> Device:
         return open_disk(start.disk)
     from usbbridge.backend import libusb
 
-    return libusb.open_fd(fds[0], start.name) if start.usbfs and fds else libusb.open_selected(start.selector)
+    if start.usbfs and fds:
+        return libusb.open_fd(fds[0], start.name, settle=SETTLE_SECONDS if DELAY in start.quirks else 0.0)
+    return libusb.open_selected(start.selector)
 
 
 def wake_on_sigterm() -> int:

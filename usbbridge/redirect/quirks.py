@@ -6,6 +6,10 @@ from typing import Final
 NO_RESET: Final = "no-reset"
 "The device does not bear a reset: it is not reset before it is announced, nor when the guest asks, nor at the end."
 
+DELAY: Final = "delay"
+"The device needs a while between being taken from its kernel driver and its first request."
+SETTLE_SECONDS: Final = 1.0
+
 NEVER_RESET: Final = frozenset(
     {
         (0x1210, 0x001C),  # DigiTech: does not come back from a reset (usbredir's own list)

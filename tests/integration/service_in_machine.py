@@ -1,0 +1,230 @@
+"""Runs inside a machine with dummy_hcd and configfs gadgets, as root: `usbbridge service`, all of it, a drive, and a VM
+of the loopback kind. Prints what happened, as JSON by name; `test_service_control.py` judges it."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.integration.redirect_in_machine import IMAGE, NODES, SIZE, children, digest, driver, gadget, plug_in, wait
+from usbbridge.ipc.client import ServiceClient, connected
+from usbbridge.loopback.vm import LoopbackVm
+
+RUN = Path("/tmp/bridge")
+CONTROL = RUN / "control/control.sock"
+USER = "daemon"
+"Every Debian has it, and a group of that name."
+PASSWORD = "a ticket"
+
+
+class Service:
+    """`usbbridge service`, its processes, and a client of it."""
+
+    def __init__(self) -> None:
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(RUN / "notify"))
+        self.manager.settimeout(60)
+        self.log = (RUN / "log").open("w")
+        environment = os.environ | {
+            "USBBRIDGE_CONFIG": str(RUN / "usbbridge.toml"),
+            "USBBRIDGE_MODE": "system",
+            "NOTIFY_SOCKET": str(RUN / "notify"),
+        }
+        command = [sys.executable, "-P", "-m", "usbbridge", "service"]
+        self.process = subprocess.Popen(command, env=environment, stderr=self.log)
+        assert self.manager.recv(100) == b"READY=1"
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Process ids of monitor and control."""
+        found = {}
+        for pid in children(self.process.pid):
+            with contextlib.suppress(OSError):
+                module = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2].decode()
+                found[module.removeprefix("usbbridge.")] = pid
+        return found
+
+    def encoders(self) -> list[int]:
+        """Process ids of encoders, the spare among them, of this control or of an earlier one."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if b"usbbridge.encoder" in file.read_bytes().split(b"\0"):
+                    found.append(int(file.parent.name))
+        return found
+
+    def call(self, method: str, **params: Any) -> Any:
+        with ServiceClient(connected([CONTROL])) as client:
+            client.patience = 60.0
+            return client.call(method, **params)
+
+    def said(self, words: str) -> int:
+        """How often that stands in its log."""
+        return (RUN / "log").read_text().count(words)
+
+    def stick(self) -> dict[str, Any] | None:
+        """What is said of the drive; None if it is not known, or nobody is there to ask."""
+        with contextlib.suppress(Exception):
+            devices = self.call("status")["devices"]
+            return next((d for d in devices if d["device"]["entry"]["bus_port"] == "1-1"), None)
+        return None
+
+    def is_in(self, state: str) -> bool:
+        return (self.stick() or {}).get("state") == state
+
+
+def of_process(pid: int) -> dict[str, Any]:
+    """Who it is, what it may, and what of USB it has open."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return {
+        "uids": sorted(set(status["Uid"].split())),
+        "capabilities": int(status["CapEff"], 16) | int(status["CapPrm"], 16),
+        "no new privileges": status["NoNewPrivs"].strip(),
+        "nodes": sum(link.is_relative_to(NODES.parent) for link in links),
+        "fds": len(links),
+        "RSS": int(status["VmRSS"].split()[0]),
+    }
+
+
+def read(vm: LoopbackVm) -> bool:
+    """Whether the VM reads the drive as it is."""
+    return vm.read_all(timeout=60).sha256 == digest()
+
+
+class Steps:
+    def __init__(self, vm: LoopbackVm) -> None:
+        self.vm = vm
+        self.service = Service()
+
+    def attach(self) -> dict[str, Any]:
+        wait(lambda: self.service.is_in("local"))
+        status = self.service.call("attach", device="1-1")
+        self.vm.mount(timeout=60)
+        facts = {"state": status["state"], "driver": driver(), "same": read(self.vm)}
+        parts = self.service.parts
+        wait(lambda: len(self.service.encoders()) == 2)
+        facts |= {name: of_process(pid) for name, pid in parts.items()}
+        return facts | {"encoder": of_process(status["encoder"]), "encoders": len(self.service.encoders())}
+
+    def detach(self) -> dict[str, Any]:
+        status = self.service.call("detach", device="1-1", keep=True)
+        found = {"state": status["state"], "driver": driver()}
+        self.vm.wait_for_detach(timeout=60)
+        return found
+
+    def encoder(self) -> int | None:
+        """Process id of the drive's."""
+        return (self.service.stick() or {}).get("encoder")
+
+    def killed(self, whom: str) -> dict[str, Any]:
+        """One of them dies in the middle of a read; afterwards the drive is at the VM, and can be read."""
+        if not self.service.is_in("attached"):
+            self.service.call("attach", device="1-1")
+        self.vm.mount(timeout=60)
+        stick = self.service.stick()
+        assert stick is not None
+        pid = {"encoder": stick["encoder"]} | self.service.parts
+        done: list[bool] = []
+        connections = self.service.said("connected to the monitor")
+
+        def half_way(at: int, size: int) -> None:
+            if at > size // 2 and not done:
+                done.append(True)
+                os.kill(pid[whom], signal.SIGKILL)
+
+        facts: dict[str, Any] = {}
+        try:
+            self.vm.read_all(half_way, timeout=60)
+            facts["read"] = "whole"
+        except Exception as error:
+            facts["read"] = type(error).__name__
+        wait(lambda: not Path(f"/proc/{pid[whom]}").exists(), 60)
+        wait(lambda: len(self.service.parts) == 2, 60)
+        if whom != "encoder":
+            wait(lambda: self.service.said("connected to the monitor") > connections, 60)
+        wait(lambda: self.service.is_in("attached") and self.encoder() != pid[whom], 60)
+        wait(lambda: len(self.service.encoders()) == 2, 60)
+        again = self.service.stick()
+        assert again is not None
+        facts["same encoder"] = again["encoder"] == stick["encoder"]
+        self.vm.mount(timeout=60)
+        facts["same"] = read(self.vm)
+        facts["fds"] = {name: of_process(pid)["fds"] for name, pid in self.service.parts.items()}
+        return facts
+
+    def end(self) -> dict[str, Any]:
+        self.service.process.terminate()
+        status = self.service.process.wait(60)
+        return {
+            "status": status,
+            "driver": driver(),
+            "processes": len(self.service.encoders()),
+            "left": sorted(str(p.relative_to(RUN)) for p in RUN.rglob("*") if p.is_socket() and p.name != "notify"),
+        }
+
+
+def reachable() -> None:
+    """Let the other user run this interpreter: it may lie in root's home. The machine's files are thrown away."""
+    for folder in Path(sys.executable).resolve().parents:
+        folder.chmod(folder.stat().st_mode | 0o055)
+
+
+def configure(vm: LoopbackVm) -> None:
+    RUN.mkdir(mode=0o755)
+    (RUN / "ticket").write_text(PASSWORD)
+    (RUN / "usbbridge.toml").write_text(
+        f"""[vm.desk]
+target = "{vm.target}"
+password-file = "{RUN}/ticket"
+[retry]
+first = 0.2
+longest = 1.0
+[monitor]
+user = "{USER}"
+[paths]
+monitor-socket = "{RUN}/monitor/monitor.sock"
+control-socket = "{CONTROL}"
+database = "{RUN}/monitor/compat.db"
+handed-out = "{RUN}/monitor/handed-out.json"
+choices = "{RUN}/state/choices.json"
+"""
+    )
+
+
+def main() -> dict[str, object]:
+    facts: dict[str, object] = {}
+
+    def step(name: str, work: Callable[[], object]) -> None:
+        try:
+            facts[name] = work()
+        except BaseException:
+            facts[name] = traceback.format_exc()
+
+    reachable()
+    IMAGE.write_bytes(os.urandom(SIZE))
+    plug_in(gadget("stick", "mass_storage.0", {"lun.0/file": str(IMAGE)}), "usb-storage")
+    wait(lambda: Path("/dev/sda").exists())
+    with LoopbackVm(password=PASSWORD, channels=1) as vm:
+        configure(vm)
+        steps = Steps(vm)
+        step("attach", steps.attach)
+        step("detach", steps.detach)
+        for whom in ("encoder", "control", "monitor"):
+            step(f"{whom} killed", lambda whom=whom: steps.killed(whom))
+        step("end", steps.end)
+    facts["violations"] = vm.violations
+    facts["log"] = (RUN / "log").read_text()
+    return facts
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))

@@ -1,0 +1,111 @@
+"""The whole service on a real kernel: monitor, control and encoders, each as who it should be, and killed in turn.
+
+Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
+
+pytestmark = [
+    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    pytest.mark.timeout(240),
+]
+
+USER = ["1"]
+"`daemon`, as whom control runs in the machine."
+CONTROL_KIB, ENCODER_KIB = 38 << 10, 25 << 10
+
+
+def shown() -> Path:
+    """The machine has this one's files, but a /tmp of its own in which it shows one folder of ours."""
+    hidden = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
+    return Path(os.path.commonpath(hidden)) if hidden else ROOT
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, Any]:
+    """What happened in each step, in one boot."""
+    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": "220", "PYTHONPATH": str(ROOT)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    command = [str(UML), "--", sys.executable, str(HERE / "service_in_machine.py")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture
+def step(said: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The facts of one step; its traceback, and what the service said, if it failed."""
+    facts = said[request.param]
+    assert isinstance(facts, dict), f"{facts}\n{said['log']}"
+    return facts
+
+
+def of(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("step", [name], indirect=True, ids=[""])
+
+
+@of("attach")
+def test_a_drive_is_attached_and_the_vm_reads_it(step: dict[str, Any]) -> None:
+    assert (step["state"], step["driver"], step["same"]) == ("attached", "usbfs", True)
+    assert step["encoders"] == 2, "the one at work, and the next"
+
+
+@of("attach")
+def test_only_the_monitor_has_rights_and_only_the_encoder_the_device(step: dict[str, Any]) -> None:
+    assert step["monitor"]["uids"] == ["0"]
+    for part in (step["control"], step["encoder"]):
+        assert (part["uids"], part["capabilities"], part["no new privileges"]) == (USER, 0, "1")
+    assert [step[part]["nodes"] for part in ("monitor", "control", "encoder")] == [0, 0, 1]
+
+
+@of("attach")
+def test_they_are_small(step: dict[str, Any]) -> None:
+    assert step["control"]["RSS"] < CONTROL_KIB
+    assert step["encoder"]["RSS"] < ENCODER_KIB
+
+
+@of("detach")
+def test_a_detached_drive_is_with_its_driver_when_that_is_answered(step: dict[str, Any]) -> None:
+    assert step == {"state": "local", "driver": "usb-storage"}
+
+
+@of("encoder killed")
+def test_after_the_death_of_its_encoder_a_drive_is_attached_again(step: dict[str, Any]) -> None:
+    assert (step["same encoder"], step["same"]) == (False, True)
+
+
+@of("control killed")
+def test_after_the_death_of_control_a_drive_is_attached_again(step: dict[str, Any]) -> None:
+    assert (step["same encoder"], step["same"]) == (False, True)
+
+
+@of("monitor killed")
+def test_the_death_of_the_monitor_disturbs_nobody(step: dict[str, Any]) -> None:
+    assert (step["read"], step["same encoder"], step["same"]) == ("whole", True, True)
+
+
+def test_nothing_is_leaked_by_all_that(said: dict[str, Any]) -> None:
+    counted = [said[f"{whom} killed"]["fds"] for whom in ("encoder", "control", "monitor")]
+    assert max(fds["control"] for fds in counted) <= said["attach"]["control"]["fds"]
+    assert max(fds["monitor"] for fds in counted) <= said["attach"]["monitor"]["fds"]
+
+
+@of("end")
+def test_at_the_end_the_drive_is_back_and_nothing_is_left(step: dict[str, Any]) -> None:
+    assert step == {"status": 0, "driver": "usb-storage", "processes": 0, "left": []}
+
+
+def test_the_vm_had_no_complaints(said: dict[str, Any]) -> None:
+    assert said["violations"] == []

@@ -14,7 +14,7 @@
         └── DeviceLostError         the device was unplugged, or is as good as unplugged
 
 Each part refines these where it raises them: `usbredir.errors`, `spice.errors`, `usb.descriptors.DescriptorError`,
-`control.foreground.EncoderError` (the encoder process died without a word), `cli.attach.AttachmentError` (what an
+`control.foreground.EncoderError` (the encoder process died without a word), `cli.foreground.AttachmentError` (what an
 encoder reported).
 
 A STALL, a babble, a short packet or a cancelled transfer is a *result* (`usbbridge.backend.base.Status`), not an error.

@@ -16,13 +16,13 @@ ALWAYS = ("errors",)
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "config": ("spice.targets",),  # a target in the configuration is checked when it is read
+    "config": ("spice.targets", "usb.identity"),  # targets and device names are checked when they are read
     "usb": (),
     "usbredir": ("usb",),
     "spice": (),
     "redirect": ("usbredir", "usb", "backend.base"),
     "backend": ("usb",),
-    "compat": ("usb", "usbredir.filter"),  # the peers' filter language, for export and import alone
+    "compat": ("usb", "usbredir.filter", "usbredir.errors"),  # the peers' filter language, for export and import alone
     "ipc": ("usb", "compat.rule", "config"),
     "monitor": ("ipc", "compat", "usb", "config"),
     "encoder": ("spice", "redirect", "backend", "ipc"),
@@ -31,6 +31,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fleet": ("ipc", "config"),
     # The demonstration's VM speaks the other end of both protocols; it never meets the parts it is shown to.
     "loopback": ("spice", "usbredir", "usb"),
+    # The doctor looks at every part, and runs none: at what it says of itself, and where it looks for things.
+    "doctor": (
+        "ipc",
+        "config",
+        "compat",
+        "usb",
+        "monitor.inventory",
+        "monitor.blockuse",
+        "spice",
+        "backend.libusb_library",
+    ),
+    "units": ("config",),
     # A verb is a client of the service, or starts a part of it: then it names that part's entry point, nothing beneath.
     "cli": (
         "ipc",
@@ -43,6 +55,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "control.foreground",  # attach --foreground
         "encoder.main",  # the encoder's own process
         "loopback",  # demo
+        "doctor",  # doctor
+        "units",  # install-service
         "monitor.node",  # attach --foreground stands for the monitor: it opens the node, and gives it back
         "spice.targets",  # --vm is checked before anything is opened
         "spice.errors",  # a wrong password is told from other errors, and asked for
@@ -51,7 +65,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 "Package → what it may import beside itself, `ALWAYS`, and what is not usbbridge's. Every package has a row."
 
-PURE = ("usb", "usbredir", "spice", "redirect", "compat.rule", "ipc.messages")
+PURE = ("usb", "usbredir", "spice", "redirect", "ipc.messages", "ipc.monitoring", "ipc.api", "ipc.codec")
+PURE += tuple(f"compat.{name}" for name in ("rule", "ruleset", "pattern", "form", "lines", "shadow"))
+PURE += tuple(f"control.{name}" for name in ("engine", "world", "settle", "endings", "requests", "wishes", "choices"))
+PURE += tuple(f"control.{name}" for name in ("actions", "backoff", "devices", "failures", "views", "vmbook", "vms"))
 "They take bytes and the time as arguments, and return events, bytes and deadlines."
 NOT_PURE = ("spice.connection", "spice.sockets", "spice.tls")
 "The one shell inside a pure package, in three files."

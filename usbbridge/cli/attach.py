@@ -1,324 +1,222 @@
-"""`usbbridge attach`: give a device to a VM, and stay until it is taken back."""
+"""`usbbridge attach`: give a device to a VM: have the service do it, or do it all and stay until it is taken back."""
 
-import contextlib
-import json
 import os
 import sys
-import time
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import click
 
-from usbbridge.cli.completion import complete_device
+from usbbridge.cli.completion import complete_device, complete_serial, complete_vm
 from usbbridge.cli.main import INTERRUPTED
-from usbbridge.errors import NotFoundError, RefusedError, UsageError, UsbBridgeError
-from usbbridge.ipc.messages import Ended, Message, Progressed, Stats
+from usbbridge.cli.tables import detail, print_json_line, short_place
+from usbbridge.errors import UsageError, UsbBridgeError
+from usbbridge.ipc.api import DeviceStatus, Remember, State
+from usbbridge.ipc.client import ServiceClient, read
+from usbbridge.usb.selection import find
 
-PASSWORD_VARIABLE: Final = "USBBRIDGE_PASSWORD"  # noqa: S105  # a name, not a password
-MAX_PASSWORD_FILE: Final = 4096
-"Bytes: SPICE passwords have 60 at the most; more means that another file was meant."
+EXAMPLES: Final = """\b
+Examples:
+  usbbridge attach 1-2                  to the VM configured for it
+  usbbridge attach kingston --vm desk   to desk, now and whenever plugged in
+  usbbridge attach 0951:1666 --once     only until it is unplugged
+  usbbridge attach --foreground 1-2 --vm spice://vmhost:5900
+"""
 
-NO_SERVICE: Final = "usbbridge has no background service yet"
+ONLY_HERE: Final = ("password_file", "ca_file", "host_subject", "no_compression")
+"Parameters that need --foreground; the service has these in its configuration."
+ONLY_SERVICE: Final = ("once", "known_by", "unmount", "force", "no_wait")
+"Parameters that make no sense with it."
 
 
-@click.command("attach")
+@click.command("attach", epilog=EXAMPLES)
 @click.argument("device", required=False, shell_complete=complete_device)
-@click.option("--vm", "target", required=True, metavar="TARGET", help="Where the VM is; see below.")
+@click.option("--vm", metavar="NAME|TARGET", shell_complete=complete_vm, help="The VM; see below.")
+@click.option("--serial", metavar="SERIAL", shell_complete=complete_serial, help="The device with this serial number.")
+@click.option("--once", is_flag=True, help="Don't remember it: not attached again after a replug.")
+@click.option(
+    "--by",
+    "known_by",
+    type=click.Choice(["serial", "port"]),
+    help="Remember it by its serial number wherever it is plugged in, or by its port. Else: by serial number if it has "
+    "one of its own.",
+)
+@click.option("--unmount", is_flag=True, help="Unmount its file systems first.")
+@click.option("--force", is_flag=True, help="Take it although its disks are in use. May lose data.")
+@click.option("--no-wait", is_flag=True, help="Don't wait until it is attached.")
 @click.option("--foreground", is_flag=True, help="Do it all in this command, until Ctrl-C takes the device back.")
-@click.option("--serial", help="The device with this serial number.")
 @click.option(
     "--password-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help=f"File whose first line is the SPICE password. Or set {PASSWORD_VARIABLE}; else it is asked for if needed.",
+    help="File whose first line is the SPICE password. Or set USBBRIDGE_PASSWORD; else it is asked for if needed.",
 )
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="CA certificates to trust, PEM.")
 @click.option("--host-subject", help="Subject that the server's certificate must have, instead of the host's name.")
 @click.option("--no-compression", is_flag=True, help="Never compress with LZ4, nor ask the server to.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each step.")
-def command(
-    device: str | None,
-    target: str,
-    foreground: bool,
-    serial: str | None,
-    password_file: Path | None,
-    ca_file: str | None,
-    host_subject: str | None,
-    no_compression: bool,
-    as_json: bool,
-) -> int:
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> int:
     """Give DEVICE to a virtual machine.
 
-    DEVICE is a place (1-2.3), an id (0951:1666) or a unique part of a name, as `usbbridge list` shows them; or
-    disk:IMAGE[,ro], a disk image as a USB flash drive (an .iso as a CD-ROM).
+    The service does it, and does it again after a replug or a restart of the VM. With --foreground, no service is
+    needed; the device stays attached while the command runs.
+
+    DEVICE is a place (1-2.3), an id (0951:1666) or a unique part of a name, as `usbbridge list` shows them; with
+    --foreground also disk:IMAGE[,ro], a disk image as a USB flash drive (an .iso as a CD-ROM).
+
+    The VM is one of the configuration, by its name as `usbbridge vm` shows it, or a target. Without --vm, it is where
+    the device was remembered or is configured to go. --foreground always needs a target, and has its own options for
+    passwords and certificates (--password-file and those after it), which the service has in its configuration.
 
     \b
-    TARGET is one of
+    A target is one of
       spice://HOST:PORT        a SPICE server
       spice+tls://HOST:PORT    the same on its TLS port
       spice+unix:PATH          the same on a UNIX socket
       tcp://HOST:PORT          a raw usbredir port (QEMU: -chardev socket)
       unix:PATH                the same on a UNIX socket
     """
-    if not foreground:
-        raise UsageError(NO_SERVICE, hint="add --foreground: the device stays attached while the command runs")
+    if given["foreground"]:
+        _refuse(ctx, ONLY_SERVICE, "can't be used with --foreground", "it is for the service")
+        return _in_foreground(given)
+    _refuse(ctx, ONLY_HERE, "needs --foreground", "the service has it in its configuration: usbbridge vm add --help")
+    return _by_service(_parameters(given), Progress(as_json=given["as_json"]))
+
+
+def _refuse(ctx: click.Context, names: tuple[str, ...], what: str, hint: str) -> None:
+    """Raises UsageError if one of the parameters called `names` was given."""
+    for param in ctx.command.params:
+        if param.name in names and ctx.params[param.name] not in (None, False):
+            raise UsageError(f"{param.opts[0]} {what}", hint=hint)
+
+
+# ---- in the foreground
+
+
+def _in_foreground(given: dict[str, Any]) -> int:
+    from usbbridge.cli import foreground as here
     from usbbridge.control.foreground import Request
     from usbbridge.spice.targets import parse_target
 
-    _check_tls(parse_target(target), ca_file or host_subject)  # before anything is opened
-    display: Display = JsonLines() if as_json else Terminal() if sys.stdout.isatty() else Lines()
+    if not given["vm"]:
+        raise UsageError("--foreground needs --vm TARGET", hint="for instance --vm spice://HOST:5900")
+    ca_file, subject, password_file = given["ca_file"], given["host_subject"], given["password_file"]
+    here.check_tls(parse_target(given["vm"]), ca_file or subject)  # before anything is opened
+    display = here.display_for(as_json=given["as_json"])
     request = Request(
-        **_choose(device, serial),
-        target=target,
-        password=_password(password_file),
+        **here.choose(given["device"], given["serial"]),
+        target=given["vm"],
+        password=here.password_of(password_file),
         ca_file=str(Path(ca_file).absolute()) if ca_file else "",
-        host_subject=host_subject or "",
-        compression="never" if no_compression else "auto",
+        host_subject=subject or "",
+        compression="never" if given["no_compression"] else "auto",
         watch=display.watches,
     )
+    may_ask = password_file is None and here.PASSWORD_VARIABLE not in os.environ
     try:
-        return _attach(request, display, may_ask=password_file is None and PASSWORD_VARIABLE not in os.environ)
+        return here.attach(request, display, may_ask=may_ask)
     finally:
         display.close()
 
 
-class Display(Protocol):
-    """Where the progress of an attachment is shown."""
-
-    watches: bool
-    "Whether it wants Stats all the time."
-
-    def show(self, message: Message) -> None:
-        """Something has happened."""
-
-    def end(self, ended: Ended) -> None:
-        """It is over."""
-
-    def close(self) -> None:
-        """Nothing more comes, not even an end perhaps. May be called again."""
+# ---- by the service
 
 
-class Lines:
-    """Plain lines, for pipes and logs."""
-
-    watches = False
-    _words: Final = {
-        "linked": "connected to the VM",
-        "hello": "the VM's USB port answers",
-        "announced": "announced to the VM",
-        "attached": "attached",
+def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the API's `attach`. Raises UsageError if they name no device or contradict each other."""
+    if (given["device"] or "").startswith("disk:"):
+        raise UsageError("the service attaches USB devices, no disk images", hint="add --foreground and --vm TARGET")
+    if not given["device"] and not given["serial"]:
+        raise UsageError("no device was named", hint="`usbbridge list` shows what there is")
+    if given["once"] and given["known_by"]:
+        raise UsageError("--once and --by contradict each other: not remembered, and remembered by something")
+    remember = Remember.NO if given["once"] else Remember(given["known_by"] or "auto")
+    return {
+        "device": given["device"] or "",
+        "serial": given["serial"] or "",
+        "vm": given["vm"] or "",
+        "remember": remember.value,
+        "unmount": given["unmount"],
+        "force": given["force"],
+        "wait": not given["no_wait"],
     }
 
-    def __init__(self) -> None:
-        self._stats = Stats(0, 0, 0)
 
-    def show(self, message: Message) -> None:
-        if isinstance(message, Progressed):
-            detail = f" (channel {message.detail})" if message.step == "linked" and message.detail else ""
-            detail = f": {message.detail}" if message.detail and not detail else detail
-            click.echo(self._words.get(message.step, message.step) + detail)
-        elif isinstance(message, Stats):
-            self._stats = message
+class Progress:
+    """Shows the way of one device to its VM."""
 
-    def end(self, ended: Ended) -> None:
-        if not ended.status:
-            total = f"{_bytes(self._stats.to_vm)} to the VM, {_bytes(self._stats.from_vm)} from it"
-            click.echo(f"detached ({total})")
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._shown: tuple[str | None, ...] = ()
+        self.device: DeviceStatus | None = None
+        "As last shown."
 
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class Terminal(Lines):
-    """Lines for people, and below them one that shows the rates as they are."""
-
-    watches = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._live: Any = None
-        self._at = time.monotonic()
-
-    def show(self, message: Message) -> None:
-        if not isinstance(message, Stats):
-            super().show(message)
+    def show(self, device: DeviceStatus) -> None:
+        """Something may have changed."""
+        self.device = device
+        state = device.state.value if self._as_json else short_place(device)
+        shown = (state, device.vm, device.message)
+        if shown == self._shown:
             return
-        now, before = time.monotonic(), self._stats
-        seconds = max(now - self._at, 0.001)
-        up, down = (message.to_vm - before.to_vm) / seconds, (message.from_vm - before.from_vm) / seconds
-        totals = f"{_bytes(message.to_vm)} and {_bytes(message.from_vm)} in all"
-        dropped = f", {message.dropped} reports dropped" if message.dropped else ""
-        line = f"to the VM {_bytes(up)}/s, from it {_bytes(down)}/s; {totals}{dropped}. Ctrl-C takes it back."
-        if self._live is None:
-            self._live = _live_line()
-        self._live.update(line, refresh=True)
-        self._stats, self._at = message, now
+        self._shown = shown
+        if self._as_json:
+            fields = {"device": device.device.id, "vm": device.vm, "channel": device.channel}
+            print_json_line({"event": device.state.value, "detail": device.message, **fields})
+        else:
+            why = detail(device)
+            click.echo(f"{device.device.entry}: {short_place(device)}" + (f": {why}" if why else ""))
 
-    def end(self, ended: Ended) -> None:
-        self.close()
-        super().end(ended)
+    def end(self, device: DeviceStatus) -> None:
+        """The answer."""
+        self.show(device)
+        if device.state not in (State.ATTACHED, State.LOCAL) and device.hint and not self._as_json:
+            click.echo(f"  {device.hint}")
 
-    def close(self) -> None:
-        """Give the terminal its cursor back."""
-        if self._live is not None:
-            self._live.stop()
+    def failed(self, error: UsbBridgeError) -> None:
+        """It is over, and `error` is raised."""
+        if self._as_json:
+            fields = {"status": error.exit_status, "error": type(error).__name__, "message": error.message}
+            print_json_line({"event": "ended", **fields, "hint": error.hint or None})
 
-
-def _live_line() -> Any:
-    """A line that can be changed, below those that are printed."""
-    from rich.console import Console  # only for a terminal, and only now: it takes a while to import
-    from rich.live import Live
-
-    live = Live(console=Console(highlight=False), auto_refresh=False, transient=True)
-    live.start()
-    return live
+    def left(self) -> None:
+        """Nobody watches any longer."""
+        if self.device is not None:
+            place = self.device.device.entry.bus_port
+            going = f"usbbridge: the service goes on ({short_place(self.device)})"
+            below = "\n" if sys.stderr.isatty() else ""  # which shows ^C in this line
+            click.echo(f"{below}{going}; `usbbridge detach {place}` ends it", err=True)
 
 
-class JsonLines:
-    """One JSON object a line, for programs: its `event` is a step's name, `stats` or `ended`."""
-
-    watches = True
-
-    def show(self, message: Message) -> None:
-        if isinstance(message, Progressed):
-            self._print({"event": message.step, "detail": message.detail})
-        elif isinstance(message, Stats):
-            fields = {"to_vm": message.to_vm, "from_vm": message.from_vm, "dropped": message.dropped}
-            self._print({"event": "stats", **fields})
-
-    def end(self, ended: Ended) -> None:
-        fields = {"status": ended.status, "error": ended.error or None, "message": ended.message or None}
-        self._print({"event": "ended", **fields, "hint": ended.hint or None})
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    @staticmethod
-    def _print(fields: dict[str, Any]) -> None:
-        click.echo(json.dumps(fields, ensure_ascii=False))
-
-
-class AttachmentError(UsbBridgeError):
-    """The attachment ended by itself: the status and the words are the encoder's."""
-
-    def __init__(self, ended: Ended) -> None:
-        super().__init__(ended.message, hint=ended.hint)
-        self.exit_status = ended.status
-        self.error = ended.error
-
-
-def _attach(request: Any, display: Display, *, may_ask: bool) -> int:
-    """Run the attachment; ask for a password if the server wants one and somebody is there to ask."""
-    import dataclasses
-
-    from usbbridge.control.foreground import attach
-    from usbbridge.spice.errors import WrongTicketError
-
+def _by_service(parameters: dict[str, Any], progress: Progress) -> int:
     try:
-        ended = attach(request, display.show)
-    except WrongTicketError as error:
-        if not (may_ask and sys.stdin.isatty() and sys.stderr.isatty()):
-            display.end(_as_ended(error))
-            raise
-        password = click.prompt(f"Password for {request.target}", hide_input=True, err=True)
-        return _attach(dataclasses.replace(request, password=password), display, may_ask=False)
+        with ServiceClient.connect() as service:
+            _follow(service, parameters, progress)
+            service.patience = None  # a VM may take its time, and there is Ctrl-C
+            progress.end(read(DeviceStatus, service.call("attach", **parameters)))
     except UsbBridgeError as error:
-        display.end(_as_ended(error))
+        progress.failed(error)
         raise
     except KeyboardInterrupt:
-        display.end(Ended(INTERRUPTED, "interrupted"))
-        raise
-    display.end(ended)
-    if ended.status:
-        raise AttachmentError(ended)
+        progress.left()
+        return INTERRUPTED
     return 0
 
 
-def _as_ended(error: UsbBridgeError) -> Ended:
-    return Ended(error.exit_status, error.message, error.hint, type(error).__name__)
+def _follow(service: ServiceClient, parameters: dict[str, Any], progress: Progress) -> None:
+    """Show what happens to the device from now on. Which one is meant if that is in doubt, the service says."""
+    from usbbridge.ipc.api import Status
 
-
-def _check_tls(target: Any, option: str | None) -> None:
-    """Who says whom to trust must not be connected without anybody being checked. Raises UsageError."""
-    if option and getattr(target, "tls_port", None) is None:
-        raise UsageError(
-            f"--ca-file and --host-subject are for TLS, which {target} does not use",
-            hint="name the VM's TLS port: spice+tls://HOST:PORT",
-        )
-
-
-def _choose(device: str | None, serial: str | None) -> dict[str, Any]:
-    """The fields of a Request that name the device, after opening it if it is a real one."""
-    if device and device.startswith("disk:"):
-        if serial:
-            raise UsageError("--serial is for USB devices; a disk image is named by its path")
-        return {"name": device, "disk": _existing(device)}
-    if os.environ.get("USBBRIDGE_LIBUSB") and not serial and device:
-        _refuse_if_in_use(device)
-        return {"name": device, "selector": device}  # that libusb may have devices of its own
-    return _open(device, serial)
-
-
-def _refuse_if_in_use(device: str) -> None:
-    """A device of this machine is not to be had in this way either while it is in use (or a hub)."""
-    from usbbridge.monitor.inventory import devices
-    from usbbridge.usb.selection import find
-
-    with contextlib.suppress(NotFoundError):  # that libusb's own, then
-        entry = find(devices(), device)
-        if entry.obstacle and isinstance(entry.obstacle.error(), RefusedError):
-            raise entry.obstacle.error()
-
-
-def _existing(spec: str) -> str:
-    """The image with its absolute path, once it is there: a session that is opened ends the one of a running viewer."""
-    prefix, rest = spec[:5], spec[5:]
-    path = rest.removesuffix(",ro")
-    if path and not Path(path).exists():
-        raise NotFoundError(f"there is no disk image {path}")
-    return prefix + str(Path(rest).absolute()) if path else spec
-
-
-def _open(device: str | None, serial: str | None) -> dict[str, Any]:
-    from usbbridge.monitor.inventory import devices
-    from usbbridge.monitor.node import give_back, open_node
-    from usbbridge.usb.selection import find
-
-    entries = [entry for entry in devices() if not entry.is_root_hub]
-    if not entries and device:
-        raise NotFoundError("this machine has no USB devices", hint="usbbridge list shows what is plugged in")
-    entry = find(entries, device, serial=serial)
-    if entry.obstacle:
-        raise entry.obstacle.error()
-    fd = open_node(entry)
-
-    def check() -> None:
-        """Mounted or otherwise taken into use since it was chosen."""
-        now = find(devices(), entry.bus_port)
-        if now.obstacle:
-            raise now.obstacle.error()
-
-    return {"name": str(entry), "usbfs_fd": fd, "check": check, "give_back": lambda: give_back(fd, entry)}
-
-
-def _password(file: Path | None) -> str:
-    """From the file, else from the environment, else none."""
-    if file is None:
-        return os.environ.get(PASSWORD_VARIABLE, "")
-    with file.open("rb") as stream:
-        data = stream.read(MAX_PASSWORD_FILE + 1)
-    if len(data) > MAX_PASSWORD_FILE:
-        raise UsageError(f"{file} is too long to be a password file", hint="it holds the password alone, in one line")
+    present = {device.device.entry: device for device in read(Status, service.call("subscribe")).devices}
     try:
-        return data.split(b"\n", 1)[0].rstrip(b"\r").decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8 text") from error
+        meant = present[find(list(present), parameters["device"], serial=parameters["serial"])]
+    except UsbBridgeError:
+        return
 
+    def heard(event: str, data: Any) -> None:
+        if event == "device":
+            device = read(DeviceStatus, data)
+            if device.device.id == meant.device.id and device.state != State.LOCAL:
+                progress.show(device)
 
-def _bytes(n: float) -> str:
-    """`1.5 MB`: decimal units, as for rates."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
+    progress.device = meant
+    service.on_event = heard

@@ -1,44 +1,81 @@
-"""`usbbridge list`: a table for people, aligned plain text for pipes, JSON for programs."""
+"""`usbbridge list`: a table for people, aligned plain text for pipes, JSON for programs.
 
-import json
+The service tells where each device is; without one, the system tells which devices there are.
+"""
+
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from usbbridge.cli.tables import STYLES, columns, detail, obstacle, place, print_json, short_place
+from usbbridge.errors import ConnectionLostError, NotFoundError, NotPermittedError
+from usbbridge.ipc.api import DeviceStatus
+from usbbridge.ipc.client import ServiceClient
 from usbbridge.monitor.inventory import ROOT, devices
 from usbbridge.usb.entry import DeviceEntry
 
 HEADINGS: Final = ("BUS-PORT", "ID", "CLASS", "DRIVER", "NAME", "ATTACH")
+"Without a service."
+SERVICE_HEADINGS: Final = ("BUS-PORT", "ID", "CLASS", "NAME", "STATE")
 FREE: Final = "yes"
 NOTHING: Final = "No USB devices here."
+PATIENCE_SECONDS: Final = 2.0
+"After which a service that hangs is not waited for: which devices there are can be told without it."
 
 
-@click.command("list")
+@click.command("list", epilog="\b\nExamples:\n  usbbridge list\n  usbbridge list --json | jq -r '.[].bus_port'")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object a device (see usbbridge(1)).")
 @click.option("--all", "-a", "show_all", is_flag=True, help="Show root hubs too.")
-@click.option("--root", type=click.Path(path_type=Path), default=ROOT, hidden=True, help="Look below this folder.")
-def command(as_json: bool, show_all: bool, root: Path) -> None:
-    """Show the USB devices of this machine.
+@click.option("--root", type=click.Path(path_type=Path), hidden=True, help="Look below this folder.")
+def command(as_json: bool, show_all: bool, root: Path | None) -> None:
+    """Show the USB devices of this machine, and where they are.
 
     BUS-PORT is where a device is plugged in; with it, or with the ID or a unique part of the name, other commands are
-    told which device is meant. If a device can't be attached to a VM as things are, it says why.
+    told which device is meant. STATE says at which VM a device is or what it waits for; without a running service,
+    ATTACH says whether it could be attached. If a device can't be attached as things are, it says why.
     """
-    entries = [entry for entry in devices(root) if show_all or not entry.is_root_hub]
+    told = None if root else _told_by_service()
+    if told is not None:
+        shown = [device for device in told if show_all or not device.device.entry.is_root_hub]
+        _show(as_json, shown, [as_object(device.device.entry, device) for device in shown], SERVICE_HEADINGS)
+    else:
+        entries = [entry for entry in devices(root or ROOT) if show_all or not entry.is_root_hub]
+        _show(as_json, entries, [as_object(entry) for entry in entries], HEADINGS)
+
+
+def _told_by_service() -> tuple[DeviceStatus, ...] | None:
+    """What the service says; None if none runs, if it may not be asked, or if it hangs."""
+    try:
+        with ServiceClient.connect(greeting_seconds=PATIENCE_SECONDS) as service:
+            service.patience = PATIENCE_SECONDS
+            return service.status().devices
+    except (NotFoundError, NotPermittedError):
+        return None
+    except ConnectionLostError as error:
+        click.echo(f"usbbridge: {error.message}; this is what the system says", err=True)
+        return None
+
+
+def _show(
+    as_json: bool,
+    shown: list[DeviceStatus] | list[DeviceEntry],
+    objects: list[dict[str, Any]],
+    headings: tuple[str, ...],
+) -> None:
     if as_json:
-        click.echo(json.dumps([as_object(entry) for entry in entries], indent=2, ensure_ascii=False))
-    elif not entries:
+        print_json(objects)
+    elif not shown:
         click.echo(NOTHING, err=True)
     elif sys.stdout.isatty():
-        _print_table(entries)
+        _print_table(headings, shown)
     else:
-        click.echo(as_text(entries))
+        click.echo(columns([headings, *map(as_row, shown)]))
 
 
-def as_object(entry: DeviceEntry) -> dict[str, Any]:
+def as_object(entry: DeviceEntry, device: DeviceStatus | None = None) -> dict[str, Any]:
     """The JSON object for a device, as usbbridge(1) lists it. Keys may be added, but none is changed."""
-    obstacle = entry.obstacle
     return {
         "bus_port": entry.bus_port,
         "bus": entry.busnum,
@@ -57,60 +94,73 @@ def as_object(entry: DeviceEntry) -> dict[str, Any]:
         "product_name": entry.product_name or None,
         "serial": entry.serial or None,
         "configuration": entry.configuration,
-        "interfaces": [
-            {
-                "number": interface.number,
-                "alternate": interface.alternate,
-                "class": interface.class_,
-                "subclass": interface.subclass,
-                "protocol": interface.protocol,
-                "driver": interface.driver or None,
-            }
-            for interface in entry.interfaces
-        ],
-        "obstacle": {"reason": obstacle.reason.value, "message": obstacle.message, "hint": obstacle.hint}
-        if obstacle
-        else None,
+        "interfaces": _interfaces(entry),
+        "obstacle": _obstacle(entry),
+        **_whereabouts(device),
     }
 
 
-def as_row(entry: DeviceEntry) -> tuple[str, ...]:
-    """What people are shown of a device, in the order of `HEADINGS`."""
-    return (
-        entry.bus_port,
-        entry.ids,
-        ", ".join(entry.classes),
-        ", ".join(entry.drivers) or "-",
-        entry.name or "-",
-        f"no: {_why(entry)}" if entry.obstacle else FREE,
-    )
+def _interfaces(entry: DeviceEntry) -> list[dict[str, Any]]:
+    return [
+        {
+            "number": interface.number,
+            "alternate": interface.alternate,
+            "class": interface.class_,
+            "subclass": interface.subclass,
+            "protocol": interface.protocol,
+            "driver": interface.driver or None,
+        }
+        for interface in entry.interfaces
+    ]
 
 
-def _why(entry: DeviceEntry) -> str:
-    """The obstacle without the device's name, which stands in the same row."""
-    assert entry.obstacle is not None
-    return entry.obstacle.message.removeprefix(str(entry)).removeprefix(":").strip()
+def _obstacle(entry: DeviceEntry) -> dict[str, str] | None:
+    found = entry.obstacle
+    return {"reason": found.reason.value, "message": found.message, "hint": found.hint} if found else None
 
 
-def as_text(entries: list[DeviceEntry]) -> str:
-    """Columns aligned by spaces, headings first."""
-    rows = [HEADINGS, *map(as_row, entries)]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+def _whereabouts(device: DeviceStatus | None) -> dict[str, Any]:
+    """What only the service knows; null without it."""
+    return {
+        "state": device.state.value if device else None,
+        "vm": device.vm if device else None,
+        "message": (device.message or None) if device else None,
+        "verdict": device.device.verdict.value if device else None,
+        "because": (device.device.because or None) if device else None,
+        "remembered": device.remembered if device else None,
+    }
 
 
-def _print_table(entries: list[DeviceEntry]) -> None:
+def as_row(shown: DeviceStatus | DeviceEntry) -> tuple[str, ...]:
+    """What people are shown of a device, in the order of the headings."""
+    entry = shown.device.entry if isinstance(shown, DeviceStatus) else shown
+    what = (entry.bus_port, entry.ids, ", ".join(entry.classes))
+    if isinstance(shown, DeviceStatus):
+        return (*what, entry.name or "-", place(shown))
+    drivers = ", ".join(entry.drivers) or "-"
+    return (*what, drivers, entry.name or "-", f"no: {obstacle(entry)}" if entry.obstacle else FREE)
+
+
+def _print_table(headings: tuple[str, ...], shown: list[DeviceStatus] | list[DeviceEntry]) -> None:
     from rich.console import Console  # 50 ms that only a terminal is worth
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in HEADINGS[:-1]:
+    for heading in headings if headings is SERVICE_HEADINGS else headings[:-1]:
         table.add_column(heading, no_wrap=heading in HEADINGS[:2], overflow="fold")
-    for entry in entries:
-        *cells, name, _ = as_row(entry)
-        # Text, not markup: a device may call itself "[blink]". The reason goes below the name, where there is room.
-        words = Text.assemble(name, (f"\n{_why(entry)}", "yellow") if entry.obstacle else "")
-        table.add_row(*map(Text, cells), words, style="dim" if entry.obstacle else "")
+    for one in shown:
+        *cells, name, _ = as_row(one)
+        # Text, not markup: a device may call itself "[blink]". Reasons go below the name, where there is room.
+        if isinstance(one, DeviceStatus):
+            words = Text.assemble(name, *_below(detail(one)))
+            table.add_row(*map(Text, cells), words, Text(short_place(one), STYLES.get(one.state, "")))
+        else:
+            words = Text.assemble(name, *_below(obstacle(one) if one.obstacle else ""))
+            table.add_row(*map(Text, cells), words, style="dim" if one.obstacle else "")
     Console(highlight=False).print(table)
+
+
+def _below(reason: str) -> list[tuple[str, str]]:
+    """A further line in a cell, and its style."""
+    return [(f"\n{reason}", "yellow")] if reason else []

@@ -17,8 +17,22 @@ from usbbridge import __version__
 from usbbridge.errors import UsbBridgeError
 
 VERBS: Final = {
-    "list": "Show the USB devices of this machine.",
+    "list": "Show the USB devices, and where they are.",
     "attach": "Give a USB device to a virtual machine.",
+    "detach": "Take a USB device back from its virtual machine.",
+    "forget": "Forget which device was to go to which virtual machine.",
+    "status": "Show what the service does: devices, VMs, what is remembered.",
+    "watch": "Show it as it changes.",
+    "vm": "Show the virtual machines, and whether they can be reached.",
+    "rules": "Show, explain, check and change the compatibility list.",
+    "doctor": "Look for what keeps a device from its virtual machine, and say what to do.",
+    "service": "Run the service: monitor and control, and their encoders.",
+    "monitor": "Run the monitor alone: hotplug, rules, device nodes.",
+    "control": "Run control alone: sessions, encoders, the API.",
+    "suspend": "Take every device back, because this machine is about to sleep.",
+    "resume": "Give them out again.",
+    "config": "Check the configuration, and show it with its defaults.",
+    "install-service": "Install the service on this machine: units, user, udev rules.",
     "demo": "Send an emulated flash drive to a VM made for the occasion.",
     "completion": "Print the completion script for a shell.",
 }
@@ -37,7 +51,7 @@ class VerbGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"usbbridge.cli.{cmd_name}").command
+        command = importlib.import_module(f"usbbridge.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 
@@ -56,7 +70,12 @@ def usbbridge() -> None:
     """Plug a USB device into this machine, use it in a virtual machine.
 
     \b
+    With the service (see `usbbridge install-service --help`):
+      usbbridge vm add desk spice://host:5900
       usbbridge list
+      usbbridge attach 1-2
+    \b
+    Without it, until Ctrl-C:
       usbbridge attach --foreground 1-2 --vm spice://host:5900
       usbbridge attach --foreground disk:debian.iso --vm spice://host:5900
     """

@@ -1,10 +1,12 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.service import FakeService
 from tests.unit.monitor.fake_sysfs import FakeSysfs
 from usbbridge.cli.main import main
+from usbbridge.config import Paths, load
 
 Run = Callable[[Sequence[str]], tuple[int, str, str]]
 
@@ -30,3 +32,23 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """Where this test's service would listen, and its configuration is; a service of this machine is not looked for."""
+    file = tmp_path / "etc/usbbridge.toml"
+    file.parent.mkdir()
+    file.write_text(f'[paths]\ncontrol-socket = "{tmp_path}/run/control.sock"\n')
+    monkeypatch.setenv("USBBRIDGE_CONFIG", str(file))
+    monkeypatch.setenv("USBBRIDGE_MODE", "user")
+    monkeypatch.setattr(Paths, "client_sockets", lambda self: [self.control_socket])
+    return load().paths
+
+
+@pytest.fixture
+def service(paths: Paths) -> Iterator[FakeService]:
+    """A service that does what the test says, and that verbs find."""
+    service = FakeService(paths.control_socket)
+    yield service
+    service.stop()

@@ -1,246 +1,177 @@
-"""`usbbridge attach` up to the point where a device is attached: what is asked for, and what is said of it."""
+"""`usbbridge attach` by the service: what it is asked for, what is shown, and how it ends."""
 
 import json
-import socket
-from pathlib import Path
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
+from tests.fakes.service import FakeService, Peer, device, status, stick
 from tests.unit.cli.conftest import Run
-from usbbridge.cli import attach
-from usbbridge.cli.attach import JsonLines, Lines, Terminal
-from usbbridge.errors import RefusedError, UsageError
-from usbbridge.ipc.messages import Ended, Progressed, Stats
-from usbbridge.monitor import inventory
+from usbbridge.config import Paths
+from usbbridge.errors import NotFoundError, NotPermittedError, RefusedError, UsageError, UsbBridgeError
+from usbbridge.ipc.api import Attach, DeviceStatus, Remember, State
+from usbbridge.ipc.codec import from_json
 
-
-@pytest.fixture(autouse=True)
-def no_password_or_override(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("USBBRIDGE_PASSWORD", raising=False)
-    monkeypatch.delenv("USBBRIDGE_LIBUSB", raising=False)
+ATTACHED = device(State.ATTACHED, channel=1)
+NAME = "1-2 0781:5567 SanDisk Cruzer Blade"
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> str:
-    path = tmp_path / "image"
-    path.write_bytes(bytes(1 << 20))
-    return f"disk:{path}"
+def asking(service: FakeService) -> FakeService:
+    """A service with a flash drive, which it attaches."""
+    service.serve(status(device(), device(plugged=stick("1-3", devnum=3, name="Other"))))
+    service.answers["attach"] = ATTACHED
+    return service
 
 
-@pytest.fixture
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+def steps(*devices: DeviceStatus) -> Any:
+    """An answer that tells of these before the last of them is the result."""
+
+    def answer(params: object, peer: Peer) -> DeviceStatus:
+        for one in devices:
+            peer.tell("device", one)
+        return devices[-1]
+
+    return answer
 
 
-def test_without_a_service_it_has_to_be_in_the_foreground(run: Run) -> None:
-    status, out, err = run(["attach", "1-1", "--vm", "spice://host:1"])
-    assert (status, out) == (2, "")
-    assert "no background service yet" in err
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["1-2"], Attach(device="1-2")),
+        (["cruzer", "--vm", "desk"], Attach(device="cruzer", vm="desk")),
+        (["0781:5567", "--vm", "spice://h:1"], Attach(device="0781:5567", vm="spice://h:1")),
+        (["--serial", "4C53"], Attach(serial="4C53")),
+        (["cruzer", "--serial", "4C53"], Attach(device="cruzer", serial="4C53")),
+        (["1-2", "--once"], Attach(device="1-2", remember=Remember.NO)),
+        (["1-2", "--by", "serial"], Attach(device="1-2", remember=Remember.SERIAL)),
+        (["1-2", "--by", "port"], Attach(device="1-2", remember=Remember.PORT)),
+        (["1-2", "--unmount"], Attach(device="1-2", unmount=True)),
+        (["1-2", "--force"], Attach(device="1-2", force=True)),
+        (["1-2", "--no-wait"], Attach(device="1-2", wait=False)),
+    ],
+)
+def test_what_is_asked_of_the_service(run: Run, asking: FakeService, arguments: list[str], wanted: Attach) -> None:
+    assert run(["attach", *arguments])[0] == 0
+    method, params = asking.asked[-1]
+    assert method == "attach"
+    assert from_json(Attach, params, "attach") == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "no device was named"),
+        (["disk:a.iso"], "no disk images"),
+        (["1-2", "--once", "--by", "port"], "--once and --by contradict each other"),
+        (["1-2", "--by", "colour"], "'colour' is not one of"),
+        (["1-2", "--vm"], "requires an argument"),
+        (["1-2", "1-3"], "unexpected extra argument"),
+        (["1-2", "--host-subject", "CN=x"], "--host-subject needs --foreground"),
+        (["1-2", "--password-file", __file__], "--password-file needs --foreground"),
+        (["1-2", "--ca-file", __file__], "--ca-file needs --foreground"),
+        (["1-2", "--no-compression"], "--no-compression needs --foreground"),
+        (["1-2", "--foreground", "--vm", "tcp://h:1", "--once"], "--once can't be used with --foreground"),
+        (["1-2", "--foreground", "--vm", "tcp://h:1", "--by", "port"], "--by can't be used with --foreground"),
+        (["1-2", "--foreground", "--vm", "tcp://h:1", "--unmount"], "--unmount can't be used with --foreground"),
+        (["1-2", "--foreground", "--vm", "tcp://h:1", "--force"], "--force can't be used with --foreground"),
+        (["1-2", "--foreground", "--vm", "tcp://h:1", "--no-wait"], "--no-wait can't be used with --foreground"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_asks_nobody(
+    run: Run, asking: FakeService, arguments: list[str], complaint: str
+) -> None:
+    code, out, err = run(["attach", *arguments])
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert asking.asked == []
+
+
+def test_without_a_service_it_says_how_to_start_one_or_do_without(run: Run, paths: Paths) -> None:
+    code, out, err = run(["attach", "1-2"])
+    assert (code, out) == (4, "")
+    assert err.startswith("usbbridge: the usbbridge service is not running\n")
+    assert "systemctl start" in err
     assert "--foreground" in err
 
 
-def test_the_vm_has_to_be_named(run: Run) -> None:
-    status, _, err = run(["attach", "--foreground", "1-1"])
-    assert status == 2
-    assert "--vm" in err
-
-
-def test_a_target_that_is_none_is_told_before_anything_is_opened(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(device: str | None, serial: str | None) -> dict[str, object]:
-        raise AssertionError("the device was opened")
-
-    monkeypatch.setattr(attach, "_choose", opened)
-    status, _, err = run(["attach", "--foreground", "1-1", "--vm", "gopher://x"])
-    assert status == 2
-    assert "'gopher' is not a kind of target" in err
-
-
-@pytest.mark.parametrize("json_lines", [False, True])
-def test_a_vm_that_is_not_there_is_status_4(run: Run, image: str, closed_port: int, json_lines: bool) -> None:
-    options = ["--json"] if json_lines else []
-    status, out, err = run(["attach", "--foreground", image, "--vm", f"spice://127.0.0.1:{closed_port}", *options])
-    assert status == 4
-    assert "connection refused" in err
-    if json_lines:
-        (ended,) = map(json.loads, out.splitlines())
-        assert (ended["event"], ended["status"], ended["error"]) == ("ended", 4, "PortClosedError")
-        assert "connection refused" in ended["message"]
-        assert ended["hint"]
-    else:
-        assert out == ""
-
-
-def test_a_machine_without_usb_says_so(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory.devices, "__defaults__", (tmp_path,))
-    status, _, err = run(["attach", "--foreground", "1-1", "--vm", "tcp://127.0.0.1:1"])
-    assert status == 4
-    assert "this machine has no USB devices" in err
-
-
-def test_a_device_in_use_is_refused(run: Run, sysfs: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory.devices, "__defaults__", (sysfs.root,))
-    status, _, err = run(["attach", "--foreground", "1-2", "--vm", "tcp://127.0.0.1:1"])
-    assert status == 5
-    assert "mounted at /media/stick" in err
-
-
-def test_no_device_at_all_is_wrong_usage(run: Run, sysfs: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory.devices, "__defaults__", (sysfs.root,))
-    status, _, err = run(["attach", "--foreground", "--vm", "tcp://127.0.0.1:1"])
-    assert status == 2
-    assert "no device was named" in err
-
-
-def test_a_serial_number_is_not_for_images(run: Run, image: str) -> None:
-    status, _, err = run(["attach", "--foreground", image, "--serial", "1", "--vm", "tcp://127.0.0.1:1"])
-    assert status == 2
-    assert "--serial is for USB devices" in err
-
-
-@pytest.mark.parametrize("spec", ["disk:", "disk:,ro"])
-def test_an_image_without_a_path_is_wrong_usage(run: Run, spec: str, closed_port: int) -> None:
-    status, _, err = run(["attach", "--foreground", spec, "--vm", f"tcp://127.0.0.1:{closed_port}"])
-    assert status == 2
-    assert "names no disk image" in err
-
-
-def test_images_are_named_from_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").touch()
-    chosen = attach._choose("disk:a,ro", None)
-    assert chosen == {"name": "disk:a,ro", "disk": f"disk:{tmp_path}/a,ro"}
-
-
-def test_another_libusb_may_have_devices_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USBBRIDGE_LIBUSB", "/some/libusb.so")
-    assert attach._choose("1-7", None) == {"name": "1-7", "selector": "1-7"}
-
-
-def test_another_libusb_does_not_get_a_device_that_is_in_use(
-    sysfs: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("USBBRIDGE_LIBUSB", "/some/libusb.so")
-    monkeypatch.setattr(inventory.devices, "__defaults__", (sysfs.root,))
-    with pytest.raises(RefusedError, match="mounted at /media/stick"):
-        attach._choose("1-2", None)
-    assert attach._choose("1-3", None) == {"name": "1-3", "selector": "1-3"}
-
-
-@pytest.mark.parametrize("option", ["--ca-file", "--host-subject"])
-@pytest.mark.parametrize("target", ["spice://127.0.0.1:1", "spice+unix:/no/socket", "tcp://127.0.0.1:1"])
-def test_whom_to_trust_is_not_said_in_vain(run: Run, image: str, tmp_path: Path, target: str, option: str) -> None:
-    value = str(tmp_path / "image") if option == "--ca-file" else "CN=host"
-    status, _, err = run(["attach", "--foreground", image, "--vm", target, option, value])
-    assert status == 2
-    assert "are for TLS" in err
-
-
-def test_a_tls_port_in_the_query_is_one(run: Run, image: str, closed_port: int) -> None:
-    target = f"spice://127.0.0.1:1?tls-port={closed_port}"
-    status, _, err = run(["attach", "--foreground", image, "--vm", target, "--host-subject", "CN=host"])
-    assert status == 4
-    assert "connection refused" in err
-
-
-# ---- the password
-
-
 @pytest.mark.parametrize(
-    ("content", "password"),
+    "error",
     [
-        (b"secret", "secret"),
-        (b"secret\n", "secret"),
-        (b"secret\r\nmore\n", "secret"),
-        (b" spaces \n", " spaces "),
-        ("pässword\n".encode(), "pässword"),
-        (b"", ""),
+        UsageError("0781:5567 could be any of 2 devices"),
+        NotPermittedError("you may not"),
+        NotFoundError("no VM desk"),
+        RefusedError("a rule denies it", hint="usbbridge rules explain 1-2"),
+        UsbBridgeError("broken"),
     ],
 )
-def test_a_password_file_holds_the_password_in_its_first_line(tmp_path: Path, content: bytes, password: str) -> None:
-    file = tmp_path / "password"
-    file.write_bytes(content)
-    assert attach._password(file) == password
+def test_each_error_has_its_exit_status_and_hint(run: Run, asking: FakeService, error: UsbBridgeError) -> None:
+    asking.answers["attach"] = error
+    hint = f"  {error.hint}\n" if error.hint else ""
+    assert run(["attach", "1-2"]) == (error.exit_status, "", f"usbbridge: {error.message}\n{hint}")
 
 
-@pytest.mark.parametrize("content", [b"x" * 4097, b"\xff\xfe\n"])
-def test_another_file_is_told_from_a_password_file(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "password"
-    file.write_bytes(content)
-    with pytest.raises(UsageError, match=r"(too long to be a password file|is not UTF-8 text)$"):
-        attach._password(file)
+def test_each_step_is_a_line_and_nothing_is_said_twice(run: Run, asking: FakeService) -> None:
+    other = device(State.ATTACHED, plugged=stick("1-3", devnum=3, name="Other"))
+    opening, attaching = device(State.OPENING), device(State.ATTACHING)
+    asking.answers["attach"] = steps(device(), opening, opening, other, attaching, ATTACHED)
+    assert run(["attach", "cruzer"]) == (0, f"{NAME}: attaching to desk\n{NAME}: attached to desk\n", "")
 
 
-def test_the_environment_comes_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USBBRIDGE_PASSWORD", "from the environment")
-    assert attach._password(None) == "from the environment"
-    file = tmp_path / "password"
-    file.write_text("from the file")
-    assert attach._password(file) == "from the file"
+def test_a_device_that_has_to_wait_is_no_error_and_what_to_do_is_said(run: Run, asking: FakeService) -> None:
+    asking.answers["attach"] = device(State.WAITING, message="connection refused", retry_in=4.0, hint="start the VM")
+    code, out, err = run(["attach", "1-2"])
+    assert (code, err) == (0, "")
+    assert out == f"{NAME}: waiting for desk: connection refused; again in 4 s\n  start the VM\n"
 
 
-# ---- what is shown
-
-STATS = Stats(2_500_000, 1200, 0)
-
-
-def test_plain_lines_tell_the_steps_and_the_sums(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Lines()
-    steps = {"linked": "1", "hello": "QEMU", "announced": "1-2 Stick", "attached": "", "new": "x"}
-    for step, detail in steps.items():
-        display.show(Progressed(step, detail))
-    display.show(STATS)
-    display.end(Ended(0))
-    assert capsys.readouterr().out.splitlines() == [
-        "connected to the VM (channel 1)",
-        "the VM's USB port answers: QEMU",
-        "announced to the VM: 1-2 Stick",
-        "attached",
-        "new: x",
-        "detached (2.5 MB to the VM, 1.2 kB from it)",
+def test_json_lines_follow_the_device(run: Run, asking: FakeService) -> None:
+    asking.answers["attach"] = steps(device(State.OPENING), ATTACHED)
+    code, out, _ = run(["attach", "1-2", "--json"])
+    assert code == 0
+    fields = {"detail": "", "device": "1-2#2", "vm": "desk"}
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"event": "opening", **fields, "channel": None},
+        {"event": "attached", **fields, "channel": 1},
     ]
 
 
-def test_plain_lines_leave_an_error_to_the_error_message(capsys: pytest.CaptureFixture[str]) -> None:
-    Lines().end(Ended(1, "it broke"))
-    assert capsys.readouterr().out == ""
+def test_json_lines_end_with_the_error(run: Run, asking: FakeService) -> None:
+    asking.answers["attach"] = RefusedError("a rule denies it", hint="see the rules")
+    code, out, err = run(["attach", "1-2", "--json"])
+    assert code == 5
+    assert json.loads(out) == {
+        "event": "ended",
+        "status": 5,
+        "error": "RefusedError",
+        "message": "a rule denies it",
+        "hint": "see the rules",
+    }
+    assert "a rule denies it" in err
 
 
-def test_json_lines_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
-    display = JsonLines()
-    display.show(Progressed("hello", "QEMU ü"))
-    display.show(STATS)
-    display.end(Ended(5, "no", "do", "RefusedError"))
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
-        {"event": "hello", "detail": "QEMU ü"},
-        {"event": "stats", "to_vm": 2_500_000, "from_vm": 1200, "dropped": 0},
-        {"event": "ended", "status": 5, "error": "RefusedError", "message": "no", "hint": "do"},
-    ]
+def test_a_name_that_may_mean_several_is_left_to_the_service(run: Run, asking: FakeService) -> None:
+    asking.answers["attach"] = steps(device(State.OPENING), ATTACHED)
+    assert run(["attach", "0781:5567"]) == (0, f"{NAME}: attached to desk\n", "")
 
 
-def test_a_terminal_shows_rates_and_is_left_as_it_was(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    display = Terminal()
-    display.show(Progressed("attached", "1-2 Stick"))
-    display.close()
-    assert "\x1b" not in capsys.readouterr().out, "nothing is held before there are numbers"
-    display.show(Stats(0, 0, 0))
-    display.show(STATS)
-    display.end(Ended(0))
-    display.close()
-    out = capsys.readouterr().out
-    assert "2.5 MB and 1.2 kB in all" in out
-    assert "Ctrl-C takes it back" in out
-    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l"), "the cursor is back"
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1.5e6, "1.5 MB"), (2.25e9, "2.2 GB"), (5e12, "5.0 TB")],
-)
-def test_sizes_are_written_for_people(count: float, text: str) -> None:
-    assert attach._bytes(count) == text
+def test_ctrl_c_leaves_it_to_the_service_and_says_so(asking: FakeService, paths: Paths) -> None:
+    code = (
+        "import sys; from usbbridge.config import Paths; from usbbridge.cli.main import main;"
+        "Paths.client_sockets = lambda self: [self.control_socket]; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "attach", "1-2"]
+    asking.answers["attach"] = lambda params, peer: peer.tell("device", device(State.OPENING))
+    with subprocess.Popen(
+        command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=-1, stderr=-1, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{NAME}: attaching to desk\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err == "usbbridge: the service goes on (attaching to desk); `usbbridge detach 1-2` ends it\n"

@@ -2,12 +2,13 @@
 
 import compileall
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.rig import CA_FILE, TICKET_FILE, Measured, Usbbridge
+from tests.e2e.service_rig import Service
 from tools.lab import REPOSITORY, Client, Lab, Vm, VmOptions
 
 # Seconds a test may take, however slow this host is: far above what one takes.
@@ -25,7 +26,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The times that tests measured, by the machines' own clocks."""
     for report in terminalreporter.getreports("passed"):
         for what, seconds in report.user_properties:
-            terminalreporter.write_line(f"e2e: {what}: {seconds:.2f} s")
+            unit = "" if "[" in what else " s"
+            terminalreporter.write_line(f"e2e: {what}: {seconds:.2f}{unit}")
 
 
 @pytest.fixture(scope="session")
@@ -42,18 +44,33 @@ class Machines:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        self._service: Service | None = None
         self.client: Client = lab.client()
         self._vm = lab.vm()
         self.client.put(TICKET_FILE, f"{self._vm.options.ticket}\n".encode())
-        self._introduce()
+        self.client.put(CA_FILE, self._vm.ca_file.read_bytes())
+        self._vm.wait_ready()
 
     @property
     def vm(self) -> Vm:
         """A VM that runs."""
         if not self._vm.running:
-            self._vm = self._lab.vm()
-            self._introduce()
+            self._vm = self._lab.again(self._vm)
+            self._vm.wait_ready()
         return self._vm
+
+    def start_service(self) -> Service:
+        """The service in the client machine, started if it does not run."""
+        if self._service is None:
+            self._service = Service(self.client, self.vm)
+            self._service.start()
+        return self._service
+
+    def end_service(self) -> None:
+        """End it, if it runs."""
+        if self._service is not None:
+            self._service.close()
+            self._service = None
 
     def tidy(self) -> None:
         """Take everything back that a test has left."""
@@ -62,10 +79,6 @@ class Machines:
         if self._vm.running:
             self._vm.resume()
             self._vm.wait_no_usb_device()
-
-    def _introduce(self) -> None:
-        self.client.put(CA_FILE, self._vm.ca_file.read_bytes())
-        self._vm.wait_ready()
 
 
 @pytest.fixture(scope="session")
@@ -108,15 +121,40 @@ def server(lab: Lab) -> Iterator[Callable[[VmOptions], Vm]]:
 
 
 @pytest.fixture
-def usbbridge(client: Client) -> Usbbridge:
-    """The command under test, in the client machine."""
-    return Usbbridge(client)
+def usbbridge(tidied: Machines) -> Usbbridge:
+    """The command under test, in the client machine, where no service is in its way."""
+    tidied.end_service()
+    return Usbbridge(tidied.client)
+
+
+@pytest.fixture
+def service(tidied: Machines) -> Service:
+    """The service, with nothing plugged in. It runs on for the tests that follow, as its start takes long here."""
+    service = tidied.start_service()
+    service.begin()
+    return service
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the service has written during a test that failed."""
+    report = yield
+    service = getattr(item, "funcargs", {}).get("service")
+    if report.failed and service is not None:
+        report.sections.append(("service", service.story))
+    return report
 
 
 @pytest.fixture
 def image(lab: Lab, request: pytest.FixtureRequest) -> Path:
     """A disk image of 64 MiB of random bytes."""
     return lab.image(f"{request.node.name.partition('[')[0]}.img", 64 << 20)
+
+
+@pytest.fixture
+def small(lab: Lab, request: pytest.FixtureRequest) -> Path:
+    """One of 16 MiB, which an emulated processor reads in two seconds."""
+    return lab.image(f"{request.node.name.partition('[')[0]}.img", 16 << 20)
 
 
 @pytest.fixture

@@ -64,13 +64,14 @@ def prepare() -> None:
     type=click.Path(exists=True, path_type=Path),
     help="A folder below /tmp or /run that the machines are to see.",
 )
-def up(channels: int, raw_ports: int, ticket: str, visible: tuple[Path, ...]) -> None:
+@click.option("--systemd", is_flag=True, help="Boot the client with systemd and udevd.")
+def up(channels: int, raw_ports: int, ticket: str, visible: tuple[Path, ...], systemd: bool) -> None:
     """Boot both machines and hold them until Ctrl-C or `down`."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     require_none_up()
     options = dataclasses.replace(DEFAULTS, channels=channels, raw_ports=raw_ports, ticket=ticket or None)
     with Lab(visible=visible) as made, contextlib.suppress(KeyboardInterrupt):
-        rig = Rig(made, options)
+        rig = Rig(made, options, systemd=systemd)
         for machine in (rig.client, rig.vm):
             click.echo(f"{machine.name} is up after {machine.wait_ready():.1f} s")
         click.echo(rig.status())
@@ -125,6 +126,14 @@ def plug(kind: str, image: str | None, size: int, speed: str, line: str | None) 
 def unplug(device: str) -> None:
     """Pull a device out, by its name or bus and port, or "all"."""
     sys.exit(ask("unplug", name=device))
+
+
+@lab.command()
+@click.argument("device")
+@click.argument("port", type=int)
+def move(device: str, port: int) -> None:
+    """Pull a disk out of the client and plug it in at another port of its controller, from 5 to 12."""
+    sys.exit(ask("move", name=device, port=port))
 
 
 @lab.command()

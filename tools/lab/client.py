@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.lab.host import LabError
 from tools.lab.machine import Machine
-from tools.lab.process import PATIENCE
+from tools.lab.process import PATIENCE, Process
 
 # Ports of its xHCI: each of the first also has a super-speed side, the others have none, so what is plugged there runs
 # at high speed at most. Linux shows the first side as bus 1 and the super-speed side as bus 2.
@@ -32,6 +32,10 @@ class Plugged:
     "The kernel's name for it, as in /sys/bus/usb/devices: BUS-PORT."
     drive: str | None = None
     chardev: str | None = None
+    kind: str = ""
+    image: Path | None = None
+    properties: Mapping[str, str | bool] = dataclasses.field(default_factory=dict, compare=False)
+    "What else QEMU was told of it."
 
     @property
     def sysfs(self) -> str:
@@ -42,8 +46,18 @@ class Plugged:
 class Client(Machine):
     """The machine that devices are plugged into."""
 
-    def __init__(self, folder: Path, *, visible: Sequence[Path] = (), host_names: str = "", memory: int = 1024) -> None:
-        super().__init__("client", folder, DEVICES, memory=memory, visible=visible, host_names=host_names)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        visible: Sequence[Path] = (),
+        host_names: str = "",
+        memory: int = 1024,
+        systemd: bool = False,
+    ) -> None:
+        super().__init__(
+            "client", folder, DEVICES, memory=memory, visible=visible, host_names=host_names, systemd=systemd
+        )
         self._plugged: dict[int, Plugged] = {}
         self._count = 0
 
@@ -60,32 +74,40 @@ class Client(Machine):
         chardev: Path | None = None,
         speed: str = "high",
         name: str | None = None,
+        port: int | None = None,
         **properties: str | bool,
     ) -> Plugged:
         """Plug in a device of QEMU's (usb-storage, usb-kbd, usb-serial, ...) and wait until the kernel has it.
 
-        `image` is the disk of a usb-storage. `chardev` is the path of a listening unix socket that a usb-serial
-        connects to. `speed` "super" takes a super-speed port; any other takes one without that side.
+        `image` is the disk of a usb-storage, and `serial` its serial number; without that, QEMU makes one of its port.
+        `chardev` is the path of a listening unix socket that a usb-serial connects to. `speed` "super" takes a
+        super-speed port; any other takes one without that side. `port` is that port; by default, any that is free.
         """
         self.wait_ready()
-        port = self._free_port(speed)
+        drive = chardev_name = None
         name = name or self._name(kind)
-        drive = self._add_drive(name, image) if image else None
-        socket_name = self._add_chardev(name, chardev) if chardev else None
+        if image:
+            drive = self._add_drive(name, image)
+        if chardev:
+            chardev_name = self._add_chardev(name, chardev)
+        port = port or self._free_port(speed)
+        bus_port = f"{2 if speed == 'super' else 1}-{port}"
+        return self._insert(Plugged(name, port, bus_port, drive, chardev_name, kind, image, properties))
+
+    def _insert(self, device: Plugged) -> Plugged:
         since = len(self.uevents())
         self.qmp.command(
             "device_add",
-            driver=kind,
-            id=name,
+            driver=device.kind,
+            id=device.id,
             bus="xhci.0",
-            port=str(port),
-            drive=drive,
-            chardev=socket_name,
-            **properties,
+            port=str(device.port),
+            drive=device.drive,
+            chardev=device.chardev,
+            **device.properties,
         )
-        device = Plugged(name, port, f"{2 if speed == 'super' else 1}-{port}", drive, socket_name)
-        self._plugged[port] = device
-        self.wait_until(lambda: self._is_there(device, since), f"device {kind} at {device.bus_port}")
+        self._plugged[device.port] = device
+        self.wait_until(lambda: self._is_there(device, since), f"device {device.kind} at {device.bus_port}")
         return device
 
     def unplug(self, device: Plugged) -> None:
@@ -104,6 +126,14 @@ class Client(Machine):
         if device.chardev:
             self.qmp.command("chardev-remove", id=device.chardev)
 
+    def move(self, device: Plugged, port: int | None = None) -> Plugged:
+        """Pull a high-speed disk out and plug it in again, at another port if one is given."""
+        self.unplug(device)
+        assert device.image is not None
+        port = port or device.port
+        drive = self._add_drive(device.id, device.image)
+        return self._insert(dataclasses.replace(device, port=port, bus_port=f"1-{port}", drive=drive))
+
     def unplug_all(self) -> None:
         """Pull everything out."""
         for device in self.plugged:
@@ -118,6 +148,17 @@ class Client(Machine):
         for down in (True, False):
             events = [{"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}} for key in keys]
             self.qmp.command("input-send-event", events=events)
+
+    def start_udevd(self) -> Process:
+        """Where there is no systemd: have udevd at work, as a process to be ended by the caller."""
+        udevd = self.start(["/lib/systemd/systemd-udevd"])
+        # The answer comes once it listens; then what is there already is announced to it.
+        self.shell("udevadm control --ping && udevadm trigger --action=add --subsystem-match=usb && udevadm settle")
+        return udevd
+
+    def journal(self, *options: str) -> str:
+        """What systemd's journal holds of this boot, chosen by options of journalctl(1)."""
+        return self.run(["journalctl", "--boot", "--no-pager", "--output=short-monotonic", *options]).text
 
     def drivers(self, device: Plugged) -> list[str]:
         """Names of the kernel's drivers that hold its interfaces; "usbfs" while a program has claimed them."""

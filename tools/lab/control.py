@@ -79,15 +79,16 @@ class Caller:
 class Rig:
     """Two machines and what can be asked of them: each public method is a verb."""
 
-    def __init__(self, lab: Lab, options: VmOptions) -> None:
+    def __init__(self, lab: Lab, options: VmOptions, *, systemd: bool = False) -> None:
         self._lab = lab
         self._options = options
-        self.client: Client = lab.client()
+        self.client: Client = lab.client(systemd=systemd)
         self.vm: Vm = lab.vm(options)
         self._verbs: dict[str, Callable[..., str]] = {
             "status": self.status,
             "plug": self.plug,
             "unplug": self.unplug,
+            "move": self.move,
             "press": self.press,
             "network": self.network,
             "power": self.power,
@@ -186,6 +187,13 @@ class Rig:
             self.client.unplug(device)
         return ""
 
+    def move(self, name: str, port: int) -> str:
+        """Pull a disk out and plug it in at another port."""
+        for device in self.client.plugged:
+            if name in (device.id, device.bus_port):
+                return _described(self.client.move(device, port))
+        raise LabError(f"no device {name} is plugged in")
+
     def press(self, keys: list[str]) -> str:
         """Press keys together."""
         self.client.press(*keys)
@@ -206,8 +214,7 @@ class Rig:
             case "kill":
                 self.vm.kill()
             case "boot":
-                self.vm.close()
-                self.vm = self._lab.vm(self._options)
+                self.vm = self._lab.again(self.vm)
                 self.vm.wait_ready()
                 return self.status()
         return ""

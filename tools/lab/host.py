@@ -18,6 +18,8 @@ PROGRAMS = {
     "setpriv": "util-linux",
     "genisoimage": "genisoimage",
     "usbredirect": "usbredirect",
+    "systemctl": "systemd",
+    "udevadm": "udev",
 }
 # QEMU's own modules with SPICE and usb-redir: since Debian 13 in a package of their own.
 MODULE_FOLDER = Path("/usr/lib/x86_64-linux-gnu/qemu")

@@ -36,6 +36,7 @@ def initramfs(kernel: Kernel, config: dict[str, str]) -> bytes:
     }
     files = {
         "init": (GUEST / "init.sh").read_bytes(),
+        "lab/systemd.sh": (GUEST / "systemd.sh").read_bytes(),
         "bin/busybox": Path(program("busybox")).read_bytes(),
         "lab/config": "".join(f"{key}={shlex.quote(value)}\n" for key, value in config.items()).encode(),
     }

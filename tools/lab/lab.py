@@ -35,6 +35,7 @@ class Lab:
         self._folder = tempfile.TemporaryDirectory(prefix="usbbridge-lab-")
         self.folder = Path(self._folder.name)
         self._machines: list[Machine] = []
+        self._made = 0
 
     def __enter__(self) -> Self:
         return self
@@ -42,9 +43,9 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def client(self) -> Client:
-        """A client machine."""
-        client = Client(self._machine_folder("client"), visible=self._visible, host_names=HOST_NAME)
+    def client(self, *, systemd: bool = False) -> Client:
+        """A client machine; with `systemd` as its first process, and so with udevd, or with nothing but the kernel."""
+        client = Client(self._machine_folder("client"), visible=self._visible, host_names=HOST_NAME, systemd=systemd)
         self._machines.append(client)
         return client
 
@@ -53,6 +54,14 @@ class Lab:
         vm = Vm("vm", self._machine_folder("vm"), options or VmOptions(), visible=self._visible)
         self._machines.append(vm)
         return vm
+
+    def again(self, vm: Vm) -> Vm:
+        """A virtual machine in the place of one that has ended or is ended now: same ports, ticket and certificate."""
+        vm.close()
+        self._machines.remove(vm)
+        successor = Vm("vm", self._machine_folder("vm"), vm.options, visible=self._visible, like=vm)
+        self._machines.append(successor)
+        return successor
 
     def image(self, name: str, size: int) -> Path:
         """A file of `size` random bytes in the lab's folder, for a disk."""
@@ -70,4 +79,5 @@ class Lab:
         self._folder.cleanup()
 
     def _machine_folder(self, name: str) -> Path:
-        return self.folder / f"{name}-{len(self._machines)}"
+        self._made += 1
+        return self.folder / f"{name}-{self._made}"

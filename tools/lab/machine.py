@@ -1,5 +1,6 @@
 """One QEMU machine under TCG: boots Debian's kernel on the host's root file system and runs what it is told."""
 
+import dataclasses
 import os
 import select
 import shlex
@@ -31,6 +32,22 @@ ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "linux"
 FRESH = ("/tmp", "/run", "/var/tmp", "/mnt")
 
 KERNEL_LINE = "console=ttyS0 quiet loglevel=4 panic=-1 random.trust_cpu=on mitigations=off nokaslr tsc=unstable"
+# The network keeps the name under which init.sh has set it up; systemd's own lines would only slow the console down.
+SYSTEMD_LINE = f"{KERNEL_LINE} net.ifnames=0 systemd.unit=multi-user.target systemd.show_status=no audit=0"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clock:
+    """How a machine's monotonic clock stands to this host's."""
+
+    offset: float
+    "To be added to the machine's time, in seconds."
+    error: float
+    "By how much that may be wrong at most."
+
+    def on_host(self, time_there: float) -> float:
+        """The host's time (`time.monotonic`) of a time in the machine."""
+        return time_there + self.offset
 
 
 class Machine:
@@ -46,11 +63,13 @@ class Machine:
         visible: Sequence[Path] = (),
         host_names: str = "",
         guest: bool = True,
+        systemd: bool = False,
     ) -> None:
         """Start QEMU with `devices` added to its command line; `memory` in MiB.
 
         `visible` are paths of the host below its /tmp and /run that the machine is to see. Without a `guest` there is
-        only QEMU, with nothing running in it: enough to be refused by.
+        only QEMU, with nothing running in it: enough to be refused by. With `systemd`, that is the first process, with
+        udevd and a journal; otherwise the lab's agent is, and there is nothing else.
         """
         folder.mkdir()
         self.name = name
@@ -58,6 +77,7 @@ class Machine:
         self.environment = dict(ENVIRONMENT)
         self._host_names = host_names
         self._visible = visible
+        self._systemd = systemd
         self._booting = time.monotonic()
         with _listen(folder / "qmp") as qmp, _listen(folder / "agent") as agent:
             command = [*_base_command(name, folder, memory), *(self._guest_command() if guest else ["-S"]), *devices]
@@ -172,6 +192,16 @@ class Machine:
         time_there, _ = self._link.query("glob", "/")
         return time_there
 
+    def clock(self, rounds: int = 10) -> Clock:
+        """Its clock against the host's, by the quickest of some questions. It drifts: ask near the event."""
+        best = Clock(0.0, float("inf"))
+        for _ in range(rounds):
+            asked = time.monotonic()
+            there = self.now()
+            half = (time.monotonic() - asked) / 2
+            best = min(best, Clock(asked + half - there, half), key=lambda clock: clock.error)
+        return best
+
     def put(self, path: str, data: bytes) -> None:
         """Write a file in the machine."""
         self.run(["/bin/sh", "-c", 'cat > "$1"', "put", path], input=data)
@@ -216,10 +246,12 @@ class Machine:
             "ADDRESS": MACHINE_ADDRESS,
             "HOST_ADDRESS": HOST_ADDRESS,
             "HOST_NAMES": self._host_names,
+            "SYSTEMD": "yes" if self._systemd else "",
         }
         archive = self.folder / "initramfs"
         archive.write_bytes(initramfs(system, config))
-        return ["-kernel", str(system.image), "-initrd", str(archive), "-append", KERNEL_LINE]
+        line = SYSTEMD_LINE if self._systemd else KERNEL_LINE
+        return ["-kernel", str(system.image), "-initrd", str(archive), "-append", line]
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
         # QEMU ends with the thread that started it, however that ends.

@@ -29,15 +29,30 @@ class VmOptions:
 class Vm(Machine):
     """The machine that devices are redirected into."""
 
-    def __init__(self, name: str, folder: Path, options: VmOptions, *, visible: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        options: VmOptions,
+        *,
+        visible: Sequence[Path] = (),
+        like: "Vm | None" = None,
+    ) -> None:
+        """Start it; as the one it is `like`, if given, at whose ports and with whose certificate it then is."""
         self.options = options
-        ports = free_ports(2 + options.raw_ports)
+        ports = like.ports if like else list(free_ports(2 + options.raw_ports))
         self.spice_port, self.tls_port, *self.raw_ports = ports
-        certificates = folder.with_name(f"{folder.name}-x509")
-        write_certificates(certificates)
-        self.ca_file = certificates / "ca-cert.pem"
-        devices = ["-device", "qemu-xhci,id=xhci,p2=8,p3=8", *self._spice(certificates), *self._redirections()]
+        self._certificates: Path = like._certificates if like else folder.with_name(f"{folder.name}-x509")
+        if like is None:
+            write_certificates(self._certificates)
+        self.ca_file = self._certificates / "ca-cert.pem"
+        devices = ["-device", "qemu-xhci,id=xhci,p2=8,p3=8", *self._spice(), *self._redirections()]
         super().__init__(name, folder, devices, memory=options.memory, visible=visible, guest=options.guest)
+
+    @property
+    def ports(self) -> list[int]:
+        """Of this host: SPICE, SPICE with TLS, and the raw ones."""
+        return [self.spice_port, self.tls_port, *self.raw_ports]
 
     # Where its servers are, as seen from the client machine
 
@@ -77,17 +92,22 @@ class Vm(Machine):
             timeout,
         )
 
+    def arrivals(self, since: float = 0.0) -> list[tuple[float, str]]:
+        """When USB devices were announced in it after `since`, by its clock, and in which folder of sysfs."""
+        events = self.uevents(ACTION="add", DEVTYPE="usb_device")
+        return [(at, f"/sys{event['DEVPATH']}") for at, event in events if at > since]
+
     def wait_no_usb_device(self, timeout: float = PATIENCE) -> None:
         """Wait until no device is left."""
         self.wait_until(lambda: not self.usb_devices(), "end of the USB devices", timeout)
 
     # QEMU's command line
 
-    def _spice(self, certificates: Path) -> list[str]:
+    def _spice(self) -> list[str]:
         ticket = self.options.ticket
         access = "disable-ticketing=on" if ticket is None else "password-secret=ticket"
         secret = [] if ticket is None else ["-object", f"secret,id=ticket,data={ticket}"]
-        where = f"addr=127.0.0.1,port={self.spice_port},tls-port={self.tls_port},x509-dir={certificates}"
+        where = f"addr=127.0.0.1,port={self.spice_port},tls-port={self.tls_port},x509-dir={self._certificates}"
         # With a display, as a desktop has: the session then lists channels of other kinds too.
         return [*secret, "-spice", f"{where},{access}", "-device", "VGA"]
 

@@ -1,10 +1,11 @@
 """First process of a machine: runs what the lab asks for and reports every uevent of the kernel.
 
 One thread, one selector. It must not end: the kernel would panic and the machine with it, which is exactly how the lab
-learns of a defect here.
+learns of a defect here. In a machine with systemd it is a service.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
@@ -25,6 +26,7 @@ from tools.lab.guest.frames import CHUNK, Kind, Splitter, pack
 
 PORT_NAME = "lab.agent"
 NETLINK_KOBJECT_UEVENT = 15
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 KERNEL_UEVENTS = 1  # multicast group of the kernel's own messages; udevd's are group 2
 
 # A process that does not read its standard input keeps at most this much of it waiting here.
@@ -65,8 +67,11 @@ class Agent:
 
     def serve(self) -> None:
         """Serve for ever."""
+        if os.getpid() != 1:
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of what we start come to us here too
         self._listen(self._port, self._requests)
         self._listen(self._uevent_socket(), self._uevent)
+        _announce_disks()
         self._listen(_signal_pipe(signal.SIGCHLD), self._reap)
         self._send(Kind.READY, 0, {"release": os.uname().release})
         while True:
@@ -221,6 +226,12 @@ class Agent:
     def _uevent(self) -> None:
         fields = self._netlink.recv(CHUNK).decode(errors="replace").split("\0")[1:]
         self._send(Kind.UEVENT, 0, dict(field.partition("=")[::2] for field in fields if field))
+
+
+def _announce_disks() -> None:
+    """Have the kernel announce again the disks it has found before anybody listened."""
+    for path in _glob("/sys/block/s[dr]*/uevent"):
+        pathlib.Path(path).write_text("add")
 
 
 def _start(number: int, request: Request) -> Child:

@@ -42,5 +42,8 @@ if [ -e /sys/class/net/eth0 ] || [ -e /root/sys/class/net/eth0 ]; then
 fi
 chroot /root /sbin/modprobe -a $LATE_MODULES || echo "lab: not every module loads"
 cd /
-exec switch_root /root /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    PYTHONPATH=/run/lab PYTHONDONTWRITEBYTECODE=1 "$PYTHON" -S -m tools.lab.guest.agent
+LATER_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ENVIRONMENT="PATH=$LATER_PATH PYTHONPATH=/run/lab PYTHONDONTWRITEBYTECODE=1"
+AGENT="$PYTHON -S -m tools.lab.guest.agent"
+if [ "$SYSTEMD" ]; then . /lab/systemd.sh; fi
+exec switch_root /root /usr/bin/env -i $ENVIRONMENT $AGENT

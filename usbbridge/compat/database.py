@@ -28,6 +28,8 @@ class Database:
         self._asked_read_only = read_only
         self._clock = clock
         self.writable = False
+        self._is_blocked = False
+        "Whether the last wait to learn something was in vain."
         self.open()
 
     def open(self) -> None:
@@ -117,6 +119,21 @@ class Database:
                 yield connection
         finally:
             self._pragma("synchronous = NORMAL")
+
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[sqlite3.Connection]:
+        """A transaction for what may be lost. Who holds a lock for ever, which takes no more than the right to read the
+        file, costs one wait, and then none until there is no lock."""
+        if self._is_blocked:
+            self._pragma("busy_timeout = 0")
+        blocked, self._is_blocked = self._is_blocked, True
+        try:
+            with self.transaction() as connection:
+                yield connection
+            self._is_blocked = False
+        finally:
+            if blocked:
+                self._pragma(f"busy_timeout = {opening.BUSY_SECONDS * 1000:.0f}")
 
     def _pragma(self, pragma: str) -> None:
         if self._connection is not None:

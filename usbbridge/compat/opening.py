@@ -57,7 +57,7 @@ def for_reading(path: Path) -> Opened:
 def for_writing(path: Path, now: float) -> Opened:
     """The database, made, repaired and brought to today's version if need be; only read if it can't be written.
 
-    Raises StoreError if another process keeps it busy, or if it can't even be read.
+    Raises StoreError if it can't even be read.
     """
     notices: list[str] = []
     try:
@@ -71,6 +71,8 @@ def for_writing(path: Path, now: float) -> Opened:
             raise StoreError(f"{path} can't be opened: {error}", hint="is the disk failing?") from error
         reason = error.strerror if isinstance(error, OSError) else str(error)
         opened = for_reading(path)
+        if opened.connection is None and _is_busy(error):  # local rules can't be read, those that deny among them
+            raise StoreError(f"{path} can't be opened: {error}", hint="end the program that keeps it locked") from error
         opened.notices.insert(
             0, f"{path} can't be written ({reason}): nothing is learned, local rules can't be changed"
         )
@@ -81,11 +83,17 @@ def _is_unwritable(error: OSError | sqlite3.Error) -> bool:
     """Whether an error says no more than that nothing can be written: a service goes on without learning then."""
     if isinstance(error, OSError):
         return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+    return _is_busy(error) or getattr(error, "sqlite_errorcode", 0) & 0xFF in (
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
     )
+
+
+def _is_busy(error: OSError | sqlite3.Error) -> bool:
+    """Whether another process keeps it locked. Whoever may read the file can do that (fcntl(2), F_RDLCK), which is
+    everybody: it must not keep the monitor from starting."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _is_read_only(path: Path) -> bool:

@@ -68,11 +68,16 @@ def clipped(outcome: Outcome) -> Outcome:
         outcome.product & 0xFFFF,
         outcome.bcd_device & 0xFFFF,
         outcome.result,
-        outcome.error[:MAX_TEXT],
-        outcome.message[:MAX_TEXT],
+        _text(outcome.error),
+        _text(outcome.message),
         min(max(outcome.resets, 0), _MAX_COUNT),
         min(max(outcome.seconds, 0.0), float(_MAX_COUNT)),
     )
+
+
+def _text(text: str) -> str:
+    """What can be stored: JSON may hold halves of surrogate pairs, which no encoding has."""
+    return text[:MAX_TEXT].encode(errors="replace").decode()
 
 
 def insert(connection: sqlite3.Connection, outcome: Outcome) -> None:

@@ -59,7 +59,7 @@ class Store:
         If it isn't there it is made; if it is older, brought up to date; if damaged, set aside and made again; if it
         can't be written, or `read_only`, nothing is changed and the sources' rules are taken as they are now. What was
         done is in `notices`. Raises RulesError if the sources can't be used and no earlier state of them is known, and
-        StoreError if the database stays busy or can't be read.
+        StoreError if the database can't be read.
         """
         return cls(path, sources, read_only=read_only, clock=clock)
 
@@ -179,7 +179,7 @@ class Store:
             return False
         made = Outcome(self._clock(), vendor, product, bcd_device, result, error, message, resets, seconds)
         try:
-            with self._database.transaction() as connection:
+            with self._database.learning() as connection:
                 outcomes.insert(connection, outcomes.clipped(made))
         except UsbBridgeError as failure:
             self._database.notice(failure.message)
@@ -199,11 +199,15 @@ class Store:
     def reload(self) -> bool:
         """Read the sources again; whether anything has changed. Raises as `open` does, and then the old rules hold."""
         before = (self._rules.rules, self._rules.identities)
-        if self._database.is_lost:
-            self._database.open()
-        if self._database.writable:
-            self._build(keep=False)
-        self._load()
+        self._refresh()  # the file may have been replaced, or removed
+        try:
+            if self._database.is_lost:
+                self._database.open()
+            if self._database.writable:
+                self._build(keep=False)
+            self._load()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self.path} can't be read: {error}", hint="try again") from error
         return (self._rules.rules, self._rules.identities) != before
 
     def _begin(self) -> None:

@@ -16,6 +16,9 @@ from usbbridge.usb.identity import clean_words
 MAX_STACK: Final = 8
 "Layers followed upwards from a disk (partition, RAID, LUKS, LVM ...). Deeper is taken to be in use."
 
+_MOUNT_FIELDS: Final = 6
+"Before the optional ones (proc_pid_mountinfo(5)); what has fewer is no line of it."
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:
@@ -48,6 +51,11 @@ class BlockUse:
             if path.is_relative_to(device):
                 uses += self._uses(name, 0)
         return list(dict.fromkeys(uses))
+
+    def is_swap(self, device: Path) -> bool:
+        """Whether this machine swaps to a disk of the device, or to what is stacked on one."""
+        names = [name for name, path in self._paths.items() if path.is_relative_to(device)]
+        return any(above in self._swaps for name in names for above in self._stack(name, 0))
 
     def disks(self, device: Path) -> list[Disk]:
         """The whole disks that the USB device at the sysfs path `device` provides."""
@@ -102,11 +110,12 @@ class BlockUse:
         """Block device → mount points (proc_pid_mountinfo(5)), by number, or by name where btrfs hides the number."""
         numbers = {_read(self._root / "sys/class/block" / name / "dev"): name for name in self._paths}
         mounts: dict[str, list[str]] = {}
-        for line in _read(self._root / "proc/self/mountinfo").splitlines():
+        for line in _lines(self._root / "proc/self/mountinfo"):
             fields, _, tail = line.partition(" - ")
-            number, place = fields.split(" ")[2:5:2]
-            name = numbers.get(number) or _device_name(tail.split(" ")[1])
-            mounts.setdefault(name, []).append(_unescape(place))
+            first, last = fields.split(" "), tail.split(" ")
+            if len(first) >= _MOUNT_FIELDS and len(last) > 1:
+                name = numbers.get(first[2]) or _device_name(last[1])
+                mounts.setdefault(name, []).append(_unescape(first[4]))
         return mounts
 
     @cached_property
@@ -116,8 +125,7 @@ class BlockUse:
 
     @cached_property
     def _swaps(self) -> set[str]:
-        lines = _read(self._root / "proc/swaps").splitlines()[1:]
-        return {_device_name(line.split()[0]) for line in lines if line.strip()}
+        return {_device_name(line.split(" ")[0]) for line in _lines(self._root / "proc/swaps")[1:]}
 
     @cached_property
     def _loops(self) -> dict[str, list[str]]:
@@ -134,6 +142,12 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace").rstrip("\n")
     except OSError:
         return ""
+
+
+def _lines(path: Path) -> list[str]:
+    """Of one of the kernel's tables. Only a line feed ends a line there (str.splitlines() knows ten such characters):
+    all others stand in mount points as whoever has mounted it wrote them, the label of a stick for one."""
+    return _read(path).split("\n")
 
 
 def _unescape(field: str) -> str:

@@ -13,13 +13,39 @@ from pathlib import Path
 from typing import Final
 
 from usbbridge.errors import RefusedError
-from usbbridge.monitor.blockuse import Disk
+from usbbridge.monitor.blockuse import BlockUse, Disk
+from usbbridge.usb.identity import clean_words
 
 _FLAGS: Final = os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC
+
+_SYSTEM: Final = (
+    *("/bin", "/boot", "/cdrom", "/efi", "/etc", "/gnu", "/lib", "/lib64", "/nix", "/opt", "/ostree", "/root", "/sbin"),
+    *("/run/archiso", "/run/initramfs", "/run/live", "/run/rootfsbase", "/sysroot", "/usr", "/var"),
+)
+"Folders of the running system (FHS 3.0, and where live systems have their medium); what is mounted below them counts."
 
 
 class DiskBusyError(RefusedError):
     """Something uses the disk that the kernel's tables do not show."""
+
+
+def demand_foreign(use: BlockUse, device: Path, name: str) -> None:
+    """Raises RefusedError if this machine runs from a disk of the USB device `name` at the sysfs path `device`.
+
+    Whoever has such a disk can write what root runs next. So that is no matter of losing data, which --force accepts:
+    control would have a way to become root.
+    """
+    own = next((mount for mount in use.mounts(device) if _is_of_system(mount.place)), None)
+    if own is not None:
+        hint = "this machine runs from it; if it does not need that, unmount it by hand (umount), and try again"
+        raise RefusedError(f"{name} stays here: {own.device} is mounted at {clean_words(own.place)}", hint=hint)
+    if use.is_swap(device):
+        raise RefusedError(f"{name} stays here: this machine swaps to it", hint="end that with swapoff, and try again")
+
+
+def _is_of_system(place: str) -> bool:
+    """Not below /home: there users may mount by FUSE, and claim any disk for it."""
+    return place in ("/", "/home") or any(place == folder or place.startswith(f"{folder}/") for folder in _SYSTEM)
 
 
 class Hold:

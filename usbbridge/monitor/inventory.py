@@ -87,6 +87,8 @@ def descriptors(root: Path, bus_port: str) -> bytes:
 
 MAX_RAW: Final = 64 << 10
 "Bytes of descriptors that are read: wTotalLength has 16 bits; who has several such configurations has them cut."
+
+
 def _numbers(folder: Path) -> tuple[int, int]:
     """Bus and device number, from the number of the device's node: `devnum` says 0 while the device is being reset."""
     minor = int(_attribute(folder, "dev").partition(":")[2])

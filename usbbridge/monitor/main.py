@@ -91,7 +91,8 @@ class Monitor:
         "Where something is looked at again though nothing may tell of it."
         self._mounts: Timer | None = None
         self._tables: list[int] = []
-        self._noticed = 0
+        self._said: frozenset[str] = frozenset()
+        "Notices of the list that are in the log; each is in the list once, and only the latest are."
 
     def begin(self) -> None:
         """Find what is there. Events from before that are only looked at again."""
@@ -222,13 +223,14 @@ class Monitor:
     def _say_notices(self) -> None:
         """What the list has to say since the last time."""
         notices = self._store.notices
-        for notice in notices[self._noticed :]:
-            say(Level.WARNING, notice)
-        self._noticed = len(notices)
+        for notice in notices:
+            if notice not in self._said:
+                say(Level.WARNING, notice)
+        self._said = frozenset(notices)
 
 
 def _open_store(config: Config) -> Store:
-    folders = [shipped_rules(), *(folder for folder in config.monitor.rules if folder.is_dir())]
+    folders = [shipped_rules(), *config.monitor.rules]  # one that is not there (yet) has no rules
     database = config.paths.database
     database.parent.mkdir(mode=0o755 if config.paths.system else 0o700, parents=True, exist_ok=True)
     return Store.open(database, folders)

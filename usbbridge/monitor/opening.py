@@ -18,6 +18,7 @@ from usbbridge.monitor.log import Level, say
 from usbbridge.monitor.loop import Loop, Timer
 from usbbridge.monitor.table import Table
 from usbbridge.monitor.unmount import Commands, Unmounting, commands
+from usbbridge.usb.identity import clean_words
 
 WAIT_SECONDS: Final = 5.0
 """For an earlier holder to end: a second for the guest's word, two for cancelled transfers, and the time that the
@@ -36,8 +37,12 @@ class _Opening:
     request: Open
     end: socket.socket
     "The lease."
+    knew: bool = False
+    "Whether it had been told that the device is not to be had when it asked."
     timer: Timer | None = None
     "While an earlier holder is waited for."
+    unmounted: str | None = None
+    "After its disks were to be unmounted: why that did not work; empty if it did."
 
 
 class Opener:
@@ -56,17 +61,20 @@ class Opener:
         self._loop, self._root, self._table, self._leases, self._look = loop, root, table, leases, look
         self._unmount_commands = unmount_commands
         self._openings: dict[str, _Opening] = {}
+        self._unmountings: dict[str, Unmounting] = {}
+        "The latest of each device; its command may run on when whoever asked has gone, or was told to wait."
 
     def open(self, client: Client, request: Open, end: socket.socket) -> None:
         """Answer a request, now or later, by `Opened` or `Refused`. `end` is ours."""
         opening = _Opening(client, request, end)
         device = self._table.get(request.device)
         if device is None:
-            self._refuse(opening, NotFoundError(f"{request.device} is not plugged in (any more)"))
+            self._refuse(opening, NotFoundError(f"{clean_words(request.device)} is not plugged in (any more)"))
         elif device.id in self._openings:
             self._refuse(opening, RefusedError(f"{device.entry} is being opened for another request"))
         else:
             self._openings[device.id] = opening
+            opening.knew = _is_forbidden(device.verdict, request)
             if self._leases.is_out(device.id):
                 opening.timer = self._loop.after(WAIT_SECONDS, lambda: self._waited(opening))
             else:
@@ -99,13 +107,13 @@ class Opener:
         if told is None or now is None or now.id != told.id:
             self._refuse(opening, NotFoundError(f"{request.device} is not plugged in any more"))
         elif _is_forbidden(now.verdict, request):
-            self._forbid(opening, told, now)
+            self._forbid(opening, now)
         elif obstacle := inventory.obstacle_beside_disks(self._root, now.entry):
             self._refuse(opening, obstacle.error())
         else:
             self._guard(opening, now)
 
-    def _forbid(self, opening: _Opening, told: PluggedDevice, now: PluggedDevice) -> None:
+    def _forbid(self, opening: _Opening, now: PluggedDevice) -> None:
         """Control has been told the verdict, and does not ask for what it can't have: who does so all the same is
         not what he should be. Unless the rules have changed since."""
         why = f"it may only be attached by asking for it: {now.because}"
@@ -113,7 +121,7 @@ class Opener:
             why = f"the compatibility list denies it: {now.because}"
         hint = f"`usbbridge rules explain {now.entry.bus_port}` tells more"
         self._refuse(opening, RefusedError(f"{now.entry}: {why}", hint=hint))
-        if _is_forbidden(told.verdict, opening.request):
+        if opening.knew:
             opening.client.end(f"it asked for {now.entry}, which it had been told is not to be had")
         else:
             self._look(now.entry.bus_port)
@@ -123,24 +131,37 @@ class Opener:
         folder, request = self._table.folder(now.entry), opening.request
         use = BlockUse(self._root)
         in_use = inventory.disks_in_use(now.entry, use.of(folder))
-        if in_use is None or request.force:
-            self._hold(opening, now, use)
-        elif not request.unmount:
-            self._refuse(opening, RefusedError(in_use.message, hint=_UNMOUNT_HINT))
-        else:
-            done = lambda why: self._unmounted(opening, now, why)  # noqa: E731  # short, and used once
-            Unmounting(self._loop, self._root, folder, done, self._unmount_commands).begin()
-
-    def _unmounted(self, opening: _Opening, now: PluggedDevice, why: str) -> None:
-        if self._openings.get(now.id) is not opening:  # whoever asked is gone
+        try:
+            guard.demand_foreign(use, folder, str(now.entry))
+        except RefusedError as error:
+            self._refuse(opening, error)
             return
-        use = BlockUse(self._root)
-        in_use = inventory.disks_in_use(now.entry, use.of(self._table.folder(now.entry)))
-        if in_use is None:
+        if in_use is None or (request.force and opening.unmounted is None):
             self._hold(opening, now, use)
-        else:
-            message = f"{now.entry} is in use: {why}" if why else in_use.message
+        elif opening.unmounted is not None:
+            message = f"{now.entry} is in use: {opening.unmounted}" if opening.unmounted else in_use.message
             self._refuse(opening, RefusedError(message, hint=_BUSY_HINT))
+        elif request.unmount:
+            self._unmount(opening, now, folder)
+        else:
+            self._refuse(opening, RefusedError(in_use.message, hint=_UNMOUNT_HINT))
+
+    def _unmount(self, opening: _Opening, now: PluggedDevice, folder: Path) -> None:
+        """One at a time for a device: a stick that does not take its data would keep a process for every request."""
+        before = self._unmountings.get(now.id)
+        if before is not None and before.is_busy:
+            self._refuse(opening, RefusedError(f"{now.entry} is being unmounted already", hint="try again in a while"))
+            return
+        done = lambda why: self._unmounted(opening, why)  # noqa: E731  # short, and used once
+        self._unmountings = {i: unmounting for i, unmounting in self._unmountings.items() if unmounting.is_busy}
+        self._unmountings[now.id] = Unmounting(self._loop, self._root, folder, done, self._unmount_commands)
+        self._unmountings[now.id].begin()
+
+    def _unmounted(self, opening: _Opening, why: str) -> None:
+        """That may have taken a minute: rules, and the device itself, may be others by now."""
+        if self._openings.get(opening.request.device) is opening:  # else whoever asked is gone
+            opening.unmounted = why
+            self._judge(opening)
 
     def _hold(self, opening: _Opening, now: PluggedDevice, use: BlockUse) -> None:
         disks = use.disks(self._table.folder(now.entry))

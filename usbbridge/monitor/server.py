@@ -33,6 +33,7 @@ from usbbridge.monitor.log import Level, say
 from usbbridge.monitor.loop import Loop
 from usbbridge.monitor.opening import Opener
 from usbbridge.monitor.table import Table
+from usbbridge.usb.identity import clean_words
 
 MAX_CLIENTS: Final = 8
 "Control, one that is just taking over, and a few commands that ask for a reload."
@@ -152,7 +153,7 @@ class Server:
         """Only what was handed out, or is in use by some program, can be somebody's already."""
         device = self._table.get(request.device)
         if device is None or not (self._leases.is_out(device.id) or "usbfs" in device.entry.drivers):
-            say(Level.NOTICE, f"{client.peer} has no such device: {request.device:.40}")
+            say(Level.NOTICE, f"{client.peer} has no such device: {clean_words(request.device)}")
             end.close()
         else:
             say(Level.INFO, f"{device.entry} stays handed out to {client.peer}")

@@ -13,6 +13,7 @@ from usbbridge.ipc.monitoring import MAX_DESCRIPTORS, Gone, Plugged, PluggedDevi
 from usbbridge.monitor import inventory
 from usbbridge.monitor.blockuse import BlockUse
 from usbbridge.monitor.usbids import Names
+from usbbridge.usb.ch9 import ClassCode
 from usbbridge.usb.descriptors import parse_all
 from usbbridge.usb.entry import DeviceEntry, InterfaceEntry
 
@@ -80,18 +81,25 @@ class Table:
         had the time for it (`settled`): without its interfaces it could not be judged. See `is_pending`."""
         before = self._devices.get(bus_port)
         device, is_whole = self._look(bus_port, use or BlockUse(self._root))
+        is_known = device is not None and is_whole and not self._is_unread(device)
         self._pending.discard(bus_port)
         changes: list[Plugged | Gone] = []
         if before is not None and (device is None or device.id != before.id):
             del self._devices[bus_port]
             changes.append(Gone(before.id))
             before = None
-        if device is not None and not is_whole and not settled:
+        if device is not None and not is_known and not settled:
             self._pending.add(bus_port)
         elif device is not None and device != before:
             self._keep(device)
             changes.append(Plugged(device))
         return changes
+
+    def _is_unread(self, device: PluggedDevice) -> bool:
+        """Whether a HID interface has no driver yet that reads what it is for: the module may be just being loaded, and
+        a keyboard without the boot protocol looks like anything until then. What is handed out stays without one."""
+        silent = [i for i in device.entry.interfaces if i.class_ == ClassCode.HID and not (i.driver or i.usages)]
+        return bool(silent) and self.get(device.id) is None and not self._is_ours(device.id)
 
     def is_pending(self, bus_port: str) -> bool:
         """Whether something is plugged in there that `update` has not told of yet, or not as it will be."""
@@ -161,7 +169,7 @@ def id_of(entry: DeviceEntry) -> str:
 
 def _with_usages(entry: DeviceEntry, known: DeviceEntry | None) -> DeviceEntry:
     """Report descriptors are only shown while a HID driver has the device: what was read once stays true."""
-    if known is None:
+    if known is None or known.ids != entry.ids:  # device numbers come round again
         return entry
     read = {i.number: i.usages for i in known.interfaces}
     kept = tuple(replace(i, usages=i.usages or read.get(i.number, ())) for i in entry.interfaces)

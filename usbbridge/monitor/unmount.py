@@ -13,12 +13,16 @@ from typing import Final
 
 from usbbridge.monitor.blockuse import BlockUse, Mount
 from usbbridge.monitor.loop import Loop
+from usbbridge.usb.identity import clean_words
 
 SECONDS: Final = 60.0
 """Until whoever asked is told that it takes longer. It is not broken off: what is being written is wanted there."""
 
 MAX_COMMANDS: Final = 64
 "Commands for one device: some dozens of mounts, or a few that refuse three ways."
+
+MAX_REASONS: Final = 4
+"Told of why it did not work: one for each way, and one more. They have to fit a message, and a reader's patience."
 
 SEARCH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT: Final = {"PATH": SEARCH, "LC_ALL": "C.UTF-8"}
@@ -79,6 +83,8 @@ class Unmounting:
         self._why: dict[str, None] = {}
         "Reasons given, each once: what stops one of them, such as a missing right, need not be what stops the best."
         self._timer = loop.after(seconds, self._too_long)
+        self.is_busy = False
+        "Whether a command runs, be it that nobody waits for it any more."
 
     def begin(self) -> None:
         """Start. `on_done` may be called before this returns."""
@@ -95,7 +101,7 @@ class Unmounting:
         mount = mounts[0]
         ways, tried = self._commands(mount), self._tried.get(mount, 0)
         if tried >= len(ways) or self._count >= MAX_COMMANDS:
-            why = "; ".join(self._why)
+            why = "; ".join(list(self._why)[:MAX_REASONS])
             self._done(f"{mount.device} can't be unmounted{f': {why}' if why else ''}")
             return
         self._tried[mount] = tried + 1
@@ -115,6 +121,7 @@ class Unmounting:
             return
         assert process.stderr is not None
         pipe, said = process.stderr.fileno(), bytearray()
+        self.is_busy = True
 
         def heard() -> None:
             data = os.read(pipe, _MAX_WORDS)
@@ -122,6 +129,7 @@ class Unmounting:
             if not data:  # it has ended, or is about to
                 self._loop.unwatch(pipe)
                 process.communicate()
+                self.is_busy = False
                 if process.returncode and (why := _last_line(said)):
                     self._why[why] = None
                 self._next()
@@ -140,4 +148,4 @@ class Unmounting:
 
 def _last_line(said: bytes | bytearray) -> str:
     lines = bytes(said).decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:200]
+    return next((words for line in reversed(lines) if (words := clean_words(line))), "")

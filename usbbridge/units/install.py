@@ -19,6 +19,7 @@ TOOL_SECONDS: Final = 60
 ALL_KINDS: Final = frozenset(Kind)
 MODE: Final = 0o644
 "Of the files: nothing in them is secret, and others' programs read them."
+FOLDER_MODE: Final = 0o755
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,18 @@ def _is_touched(file: File) -> bool:
     return file.kind is not Kind.CONFIG and file.found() in (Found.CHANGED, Found.FOREIGN)
 
 
+def _make_folder(folder: Path) -> None:
+    """With its parents; for everybody to enter, whatever root's umask is: control reads its configuration there."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(FOLDER_MODE)
+
+
 def _write(file: File) -> None:
     """At once or not at all: a service manager that reads it meanwhile never sees half of it."""
     try:
-        file.place.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        _make_folder(file.place.parent)
         descriptor, name = tempfile.mkstemp(dir=file.place.parent, prefix=".usbbridge-")
         try:
             with open(descriptor, "w") as stream:  # noqa: PTH123  # of a descriptor

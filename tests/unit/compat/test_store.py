@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,47 @@ def test_a_database_that_stays_locked_costs_one_outcome_and_no_decision(
     blocker.execute("ROLLBACK")
     blocker.close()
     assert store.record(1, 2, 3, "attached")
+
+
+def test_a_database_that_stays_locked_is_waited_for_once(
+    open_store: OpenStore, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usbbridge.compat.opening.BUSY_SECONDS", 0.5)
+    store = open_store()
+    blocker = sqlite3.connect(database, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    begun = time.monotonic()
+    assert not any(store.record(1, 2, number, "attached") for number in range(10))
+    assert time.monotonic() - begun < 2.5
+    blocker.close()
+    assert store.record(1, 2, 3, "attached")
+
+
+LOCKER = """
+import fcntl, struct, sys
+log = open(sys.argv[1], "rb")
+fcntl.lockf(log, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 120)  # WAL_WRITE_LOCK (sqlite.org/walformat.html)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_may_only_read_the_database_can_lock_it_but_keeps_nobody_from_starting(
+    open_store: OpenStore, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usbbridge.compat.opening.BUSY_SECONDS", 0.05)
+    first = open_store()
+    first.add(rule_of({"id": "0781:*", "verdict": "deny"}))
+    log = database.with_name(database.name + "-shm")
+    command = [sys.executable, "-c", LOCKER, log]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == b"locked\n"
+        second = open_store()
+        assert second.decide(STICK).rule == "local:1"
+        assert "locked" in second.notices[0]
+        locker.kill()
+    assert open_store().record(1, 2, 3, "attached")
 
 
 def test_a_decision_is_remembered_for_as_long_as_the_device_is_the_same(open_store: OpenStore) -> None:

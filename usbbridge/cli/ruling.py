@@ -24,7 +24,7 @@ _LISTS: Final = ("id", "class", "usage", "any", "all", "device-class", "serial",
 _WIDTH: Final = 60
 "Columns for a rule's conditions: lists of ids are longer, and are shown in JSON."
 _RELOAD_SECONDS: Final = 2.0
-"A service that does not greet at once is not waited for: it takes the new rules in by itself."
+"A monitor that does not answer at once is not waited for: it takes the new rules in by itself."
 
 
 def open_list(rules: tuple[Path, ...] = (), database: Path | None = None, *, write: bool = False) -> Store:
@@ -39,21 +39,22 @@ def open_list(rules: tuple[Path, ...] = (), database: Path | None = None, *, wri
 
 
 def places() -> tuple[Path, list[Path]]:
-    """The database and the sources: a user's own, or the system's if only its service has been at work."""
+    """The database and the sources: a user's own, or the system's if only its service has been at work and the
+    configuration names no other."""
     config = load()
     system = Paths.of_system().database
-    if not config.paths.system and not config.paths.database.exists() and system.exists():
+    chosen = config.paths.system or config.paths.database != Paths.of_user().database
+    if not chosen and not config.paths.database.exists() and system.exists():
         return system, [shipped_rules(), SYSTEM_RULES]
     return config.paths.database, [shipped_rules(), *config.monitor.rules]
 
 
 def tell_service() -> None:
-    """Have the devices that are plugged in judged anew. Without a service, or the right to, that happens later."""
-    from usbbridge.ipc.client import ServiceClient
+    """Have the devices that are plugged in judged anew. Without a monitor, or the right to, that happens later."""
+    from usbbridge.ipc.reload import judge_anew
 
     try:
-        with ServiceClient.connect(greeting_seconds=_RELOAD_SECONDS) as service:
-            service.call("reload")
+        judge_anew(load().paths.monitor_socket, _RELOAD_SECONDS)
     except NotFoundError:
         return
     except UsbBridgeError as error:

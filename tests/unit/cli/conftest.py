@@ -39,7 +39,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     """Where this test's service would listen, and its configuration is; a service of this machine is not looked for."""
     file = tmp_path / "etc/usbbridge.toml"
     file.parent.mkdir()
-    file.write_text(f'[paths]\ncontrol-socket = "{tmp_path}/run/control.sock"\n')
+    sockets = f'control-socket = "{tmp_path}/run/control.sock"\nmonitor-socket = "{tmp_path}/monitor.sock"\n'
+    file.write_text(f"[paths]\n{sockets}")
     monkeypatch.setenv("USBBRIDGE_CONFIG", str(file))
     monkeypatch.setenv("USBBRIDGE_MODE", "user")
     monkeypatch.setattr(Paths, "client_sockets", lambda self: [self.control_socket])

@@ -57,9 +57,9 @@ def control(paths: Paths, tmp_path: Path) -> Iterator[None]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with paths.config.open("a") as file:
-        file.write(f'monitor-socket = "{tmp_path}/run/monitor.sock"\nchoices = "{tmp_path}/choices.json"\n')
+        file.write(f'choices = "{tmp_path}/choices.json"\n')
         file.write(f'[vm.desk]\ntarget = "spice://127.0.0.1:{port}"\n')
-    monitor = ScriptedMonitor(tmp_path / "run/monitor.sock")
+    monitor = ScriptedMonitor(paths.monitor_socket)
     monitor.start()
     with subprocess.Popen([sys.executable, "-c", CONTROL], stdout=-1, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None

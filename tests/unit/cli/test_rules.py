@@ -2,19 +2,23 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes.service import FakeService
 from tests.unit.cli.conftest import Run
 from tests.unit.monitor.fake_sysfs import FakeSysfs
 from tests.unit.usb.samples import FLASH_DRIVE, FLASH_DRIVE_DEVICE
 from usbbridge.compat.source import shipped_rules
 from usbbridge.compat.store import Store
+from usbbridge.config import Paths
+from usbbridge.ipc.channel import MessageChannel
+from usbbridge.ipc.monitoring import REQUESTS, VERSION, Hello, Listed, Reload, Welcome
 
 
 @pytest.fixture
@@ -235,10 +239,38 @@ def test_a_mistake_in_a_rule_is_explained(run: Run, database: list[str]) -> None
     assert "did you mean allow?" in err
 
 
-def test_the_running_service_is_told_to_judge_anew(run: Run, database: list[str], service: FakeService) -> None:
-    service.answers["reload"] = {}
-    assert run(["rules", "add", "verdict=deny", *database])[::2] == (0, "")
-    assert service.asked == [("reload", {})]
+def test_the_running_monitor_is_told_to_judge_anew(run: Run, database: list[str], paths: Paths) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(paths.monitor_socket))
+        listener.listen()
+        heard: list[object] = []
+
+        def monitor() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                channel = MessageChannel(sock, REQUESTS)
+                heard.append(channel.receive())
+                channel.send(Welcome(VERSION))
+                channel.send(Listed())
+                heard.extend(iter(channel.receive, None))
+
+        thread = threading.Thread(target=monitor)
+        thread.start()
+        assert run(["rules", "add", "verdict=deny", *database])[::2] == (0, "")
+        thread.join()
+    assert heard == [(Hello(VERSION), ()), (Reload(), ())]
+
+
+def test_a_monitor_that_does_not_want_to_hear_it_is_told_of(run: Run, database: list[str], paths: Paths) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(paths.monitor_socket))
+        listener.listen()
+        thread = threading.Thread(target=lambda: listener.accept()[0].close())
+        thread.start()
+        status, _, err = run(["rules", "add", "verdict=deny", *database])
+        thread.join()
+    assert status == 0
+    assert "judged anew when they are used" in err
 
 
 # ---- export, import

@@ -34,8 +34,9 @@ class Access:
     "Who may see devices and VMs: `everyone` on this machine, as with lsusb(8), or only `attachers`."
     users: tuple[str, ...] = ()
     "Who may attach and detach, by name."
-    groups: tuple[str, ...] = ("usbbridge", "plugdev")
-    "The same by group. plugdev is whom Debian trusts with devices that are plugged in."
+    groups: tuple[str, ...] = ("plugdev",)
+    """The same by group. plugdev is whom Debian trusts with devices that are plugged in. Not the service's own group:
+    its members could read what the service may read, passwords of VMs among it."""
 
 
 @dataclass(frozen=True, slots=True)

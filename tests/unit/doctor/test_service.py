@@ -124,13 +124,13 @@ def test_who_may_not_attach_is_told_which_group_to_join(look: Look, service: Fak
 def test_who_has_joined_the_group_since_is_told_to_log_in_again(
     look: Look, service: FakeService, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    joined = grp.struct_group(("usbbridge", "x", 4321, ["ann"]))
+    joined = grp.struct_group(("plugdev", "x", 4321, ["ann"]))
     monkeypatch.setattr(grp, "getgrnam", lambda name: joined)
     service.greeting = {**GREETING, "may": ["view"]}
     service.serve(status())
     rights = by_subject(list(findings(look(user=SOMEBODY))))["your rights"]
     assert (rights.remedy, rights.commands) == (
-        "you were made a member of usbbridge since you logged in: log out, and in again",
+        "you were made a member of plugdev since you logged in: log out, and in again",
         (),
     )
 

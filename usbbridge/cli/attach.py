@@ -31,9 +31,9 @@ ONLY_SERVICE: Final = ("once", "known_by", "unmount", "force", "no_wait")
 
 @click.command("attach", epilog=EXAMPLES)
 @click.argument("device", required=False, shell_complete=complete_device)
-@click.option("--vm", metavar="NAME|TARGET", shell_complete=complete_vm, help="The VM; see below.")
+@click.option("--vm", metavar="NAME|TARGET", shell_complete=complete_vm, help="The VM; see above.")
 @click.option("--serial", metavar="SERIAL", shell_complete=complete_serial, help="The device with this serial number.")
-@click.option("--once", is_flag=True, help="Don't remember it: not attached again after a replug.")
+@click.option("--once", is_flag=True, help="Only this time: what was remembered of it, if anything, stays as it was.")
 @click.option(
     "--by",
     "known_by",

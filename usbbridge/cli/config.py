@@ -22,7 +22,7 @@ def command() -> None:
     """
 
 
-@command.command("check")
+@command.command("check", short_help="Say what is wrong with it.")
 @_FILE
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object (see usbbridge(1)).")
 def check(file: Path | None, as_json: bool) -> int:
@@ -42,7 +42,7 @@ def check(file: Path | None, as_json: bool) -> int:
     return 0
 
 
-@command.command("show")
+@command.command("show", short_help="Print all that holds, and where it is written.")
 @_FILE
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object (see usbbridge(1)).")
 def show(file: Path | None, as_json: bool) -> None:
@@ -57,7 +57,7 @@ def show(file: Path | None, as_json: bool) -> None:
     click.echo(text.rstrip("\n"))
 
 
-@command.command("path")
+@command.command("path", short_help="Print where it is, or belongs.")
 def path() -> None:
     """Print where the main configuration file is, or belongs."""
     click.echo(Paths.default().config)

@@ -17,16 +17,26 @@ def add(name: str, targets: Sequence[str], fields: Mapping[str, str], *, is_defa
     before = config.load()
     file = _file(before.paths.conf_d, name)
     if before.vm(name) or file.exists():
-        raise RefusedError(f"there is a VM {name} already", hint=f"usbbridge vm remove {name} takes it away")
+        hint = f"usbbridge vm remove {name} takes it away" if file.exists() else _by_hand(name, before)
+        raise RefusedError(f"there is a VM {name} already", hint=hint)
     with _permission(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         _write(file, as_toml(name, targets, fields, is_default=is_default))
         try:
             config.load()
-        except UsageError:
+        except UsageError as error:
             file.unlink()
-            raise
+            raise _unwritten(name, file, error) from error
     return file
+
+
+def _unwritten(name: str, file: Path, error: UsageError) -> UsageError:
+    """What was wrong with a file that is gone again, without the place in it."""
+    problems = error.problems if isinstance(error, config.ConfigError) else ()
+    if not problems or any(problem.origin.file != file for problem in problems):
+        return error
+    reasons = (": ".join(filter(None, (problem.key, problem.reason))) for problem in problems)
+    return UsageError(f"{name} was not added: {'; '.join(reasons)}")
 
 
 def remove(name: str) -> Path:
@@ -37,8 +47,7 @@ def remove(name: str) -> Path:
     if before.vm(name) is None and not file.exists():
         raise NotFoundError(f"there is no VM {name}", hint="usbbridge vm shows which there are")
     if not file.exists():
-        hint = f"take [vm.{name}] out of one of these: {', '.join(map(str, before.files))}"
-        raise RefusedError(f"{name} was not added by `usbbridge vm add`, but by hand", hint=hint)
+        raise RefusedError(f"{name} was not added by `usbbridge vm add`, but by hand", hint=_by_hand(name, before))
     with _permission(file):
         text = file.read_text()
         file.unlink()
@@ -58,6 +67,10 @@ def as_toml(name: str, targets: Sequence[str], fields: Mapping[str, str], *, is_
     lines += [f"[vm.{_quoted(name)}]", f"target = {target}"]
     lines += [f"{key} = {_quoted(value)}" for key, value in fields.items()]
     return "\n".join(lines) + "\n"
+
+
+def _by_hand(name: str, before: config.Config) -> str:
+    return f"take [vm.{name}] out of one of these: {', '.join(map(str, before.files))}"
 
 
 def _quoted(text: str) -> str:

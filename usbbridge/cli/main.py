@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
         return error.exit_status
     except OSError as error:  # a full disk behind the standard output, no processes or descriptors left, ...
-        complain(UsbBridgeError(error.strerror or str(error)))
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        complain(UsbBridgeError(where + (error.strerror or str(error))))
         return UsbBridgeError.exit_status
     return status if isinstance(status, int) else 0
 

@@ -53,10 +53,10 @@ def command() -> int:
 
 
 class PartError(UsbBridgeError):
-    """A part can't be started; it has said why itself."""
+    """A part can't be started, or has ended at once."""
 
-    def __init__(self, name: str, status: int) -> None:
-        super().__init__(f"{name} ended as soon as it was started ({_how(status)}); what it said is above")
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
         self.exit_status = status if 0 < status < 126 else 1
 
 
@@ -66,7 +66,7 @@ class _Part:
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name, self._command = name, command
         self.process: subprocess.Popen[bytes] | None = None
-        self.was_ready = self.ready = False
+        self.was_ready = self.ready = self._hangs_up = False
         self.restart_at: float | None = None
         self.kill_at: float | None = None
         self._delay = RESTART[0]
@@ -80,6 +80,20 @@ class _Part:
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is for us: control ends first, while the monitor can still give devices back
         )
+
+    def hang_up(self) -> None:
+        """Have it read its configuration again, as soon as it is ready: before, it would end by the signal."""
+        if self.ready:
+            self.send(signal.SIGHUP)
+        else:
+            self._hangs_up = True
+
+    def says_ready(self) -> None:
+        """It is."""
+        self.ready = self.was_ready = True
+        if self._hangs_up:
+            self._hangs_up = False
+            self.send(signal.SIGHUP)
 
     def send(self, signum: int) -> None:
         if self.process is not None:
@@ -142,7 +156,8 @@ class Supervisor:
 
     def _run(self, environment: Mapping[str, str]) -> None:
         for part in self._parts:
-            part.start(environment)
+            if not self._ending:
+                self._start(part, environment)
         while any(part.process for part in self._parts) or not self._ending:
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
@@ -159,7 +174,19 @@ class Supervisor:
                 part.send(signal.SIGKILL)
                 part.kill_at = None
             if part.restart_at is not None and part.restart_at <= now and not self._ending:
-                part.start(environment)
+                self._start(part, environment)
+
+    def _start(self, part: _Part, environment: Mapping[str, str]) -> None:
+        """No process to be had now: later, or, if it never ran, not at all; the others must not be left alone."""
+        try:
+            part.start(environment)
+        except OSError as error:
+            why = f"{part.name} can't be started: {error.strerror or error}"
+            if part.was_ready:
+                click.echo(f"usbbridge: {why}; tried again in {part.start_later():g} s", err=True)
+            else:
+                self._failure = PartError(why)
+                self._end()
 
     def _signalled(self, signals: bytes) -> None:
         if signal.SIGCHLD in signals:
@@ -169,7 +196,7 @@ class Supervisor:
                     self._part_ended(part, status)
         if signal.SIGHUP in signals:
             for part in self._parts:
-                part.send(signal.SIGHUP)
+                part.hang_up()
         if {signal.SIGTERM, signal.SIGINT} & set(signals):
             self._end()
 
@@ -180,7 +207,8 @@ class Supervisor:
             delay = part.start_later()
             click.echo(f"usbbridge: {part.name} ended ({_how(status)}); started again in {delay:g} s", err=True)
         else:
-            self._failure = PartError(part.name, status)
+            what = f"{part.name} ended as soon as it was started ({_how(status)}); what it said is above"
+            self._failure = PartError(what, status)
             self._end()
 
     def _end(self) -> None:
@@ -205,7 +233,7 @@ class Supervisor:
                 pid = _CREDENTIALS.unpack(payload)[0]
                 for part in self._parts:
                     if part.process is not None and part.process.pid == pid:
-                        part.ready = part.was_ready = True
+                        part.says_ready()
         if not self._said_ready and all(part.ready for part in self._parts):
             self._said_ready = True
             notify("READY=1")

@@ -80,11 +80,12 @@ def one_line(text: str) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
-def session(vm: VmStatus) -> str:
-    """How it stands with a VM: `connected, 1 of 2 channels in use, 1 device waits for one`."""
+def session(vm: VmStatus, *, idle: str = _SESSION[SessionState.IDLE]) -> str:
+    """How it stands with a VM: `connected, 1 of 2 channels in use, 1 device waits for one`; or `idle`."""
     used = f"{vm.used} of {count(vm.channels, 'channel')} in use" if vm.channels is not None else ""
     queued = f"{count(vm.queued, 'device')} waiting for a channel" if vm.queued else ""
-    words = ", ".join(part for part in (_SESSION[vm.state], used, queued) if part)
+    state = idle if vm.state == SessionState.IDLE else _SESSION[vm.state]
+    words = ", ".join(part for part in (state, used, queued) if part)
     again = f"; again in {seconds_text(vm.retry_in)}" if vm.retry_in is not None else ""
     return words + (f": {one_line(vm.message)}" if vm.message else "") + again
 

@@ -69,7 +69,9 @@ def check(vm: str | None, as_json: bool) -> int:
     if as_json:
         tables.print_json(answer)
     else:
-        click.echo(f"{status.name} ({status.target}): {tables.session(status)}")
+        reached = status.state == SessionState.IDLE  # a raw port, which has no session
+        how = tables.session(status, idle="can be reached") if reached else tables.session(status)
+        click.echo(f"{status.name} ({status.target}): {how}")
         if status.hint and status.state != SessionState.CONNECTED:
             click.echo(f"  {status.hint}")
     return status.status

@@ -1,7 +1,10 @@
 """`usbbridge watch`: devices and VMs as they change, as a live table, as lines in pipes, as JSON lines for programs."""
 
+import contextlib
+import select
 import sys
 import time
+from functools import partial
 from typing import Any, Final, NoReturn, Protocol
 
 import click
@@ -43,12 +46,24 @@ def follow(display: "Display") -> NoReturn:
         try:
             with service:
                 display.begin(service.call("subscribe"))
+                service.before_waiting = partial(_wait, service)
                 for event, data in service.events():
                     display.event(event, data)
         except ConnectionLostError:
             display.lost()
         service = _again()
         display.back()
+
+
+def _wait(service: ServiceClient) -> None:
+    """Until the service says something. Raises BrokenPipeError when nobody reads what we print any more."""
+    poll = select.poll()
+    poll.register(service.fileno(), select.POLLIN)
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or no file at all: writing to it tells
+        poll.register(sys.stdout.fileno(), 0)  # errors are told unasked (poll(2)); that is all we want of it
+    ready = dict(poll.poll())
+    if service.fileno() not in ready:
+        raise BrokenPipeError
 
 
 def _again() -> ServiceClient:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from usbbridge import __version__
 from usbbridge.control.actions import Failure
-from usbbridge.errors import NotPermittedError, RemoteProtocolError, UsageError, UsbBridgeError
+from usbbridge.errors import NotPermittedError, RefusedError, RemoteProtocolError, UsageError, UsbBridgeError
 from usbbridge.ipc.api import MAX_BACKLOG, MAX_REQUEST, METHODS, VERSION, Right
 from usbbridge.ipc.codec import from_json
 from usbbridge.ipc.listener import Peer, peer_of
@@ -90,11 +90,11 @@ class ApiServer:
             client.close()
         await asyncio.sleep(0)  # connections are told of their end by the loop
 
-    def admit(self, client: "_Client") -> UsageError | None:
+    def admit(self, client: "_Client") -> RefusedError | None:
         """Count a new connection; the reason if it can't stay."""
         users = Counter(other.peer.uid for other in self._clients)
         if len(self._clients) >= MAX_CLIENTS or (client.peer.uid and users[client.peer.uid] >= MAX_PER_USER):
-            return UsageError("too many programs use the service at the same time", hint="close some, and try again")
+            return RefusedError("too many programs use the service at the same time", hint="close some, and try again")
         self._clients.add(client)
         return None
 

@@ -107,9 +107,10 @@ class Control:
 
     def do(self, event: Callable[[float], Any]) -> Any:
         """Tell the engine, and carry out what follows. What cannot be carried out is an event of its own."""
-        result = event(self._loop.time())
-        self._carry_out()
-        return result
+        try:
+            return event(self._loop.time())
+        finally:  # a request that is refused may have changed something as well
+            self._carry_out()
 
     def _carry_out(self) -> None:
         if self._closed:  # what ends now, ends because of that

@@ -2,15 +2,20 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from usbbridge.control.actions import Failure
 from usbbridge.control.api import FailureError
+from usbbridge.control.session import in_thread
+from usbbridge.control.sessions import reach
 from usbbridge.errors import ConnectionLostError, NotFoundError, NotPermittedError, RefusedError, UsbBridgeError
 from usbbridge.ipc import api, permissions
 from usbbridge.ipc.api import DeviceStatus, Right, SessionState, State
 from usbbridge.ipc.codec import to_json
 from usbbridge.ipc.listener import Peer
+from usbbridge.spice.targets import SpiceTarget, parse_target
 
 if TYPE_CHECKING:
     from usbbridge.control.dispatch import Control
@@ -90,7 +95,27 @@ class Methods:
     async def _check(self, vm: str) -> api.VmStatus:
         name = self._control.do(lambda now: self._engine.vm_check(vm, now))
         await self._control.until(lambda: not self._is_connecting(name))
-        return self._engine.vm_status(name, self._control.now())
+        status = self._engine.vm_status(name, self._control.now())
+        return await self._reached(name, status)
+
+    async def _reached(self, name: str, status: api.VmStatus) -> api.VmStatus:
+        """A raw VM has no session that says how it is: its ports are connected to, unless we use them."""
+        for target in map(parse_target, () if status.used else self._engine.vm(name).targets):
+            if isinstance(target, SpiceTarget):
+                return status
+            try:
+                await in_thread(partial(reach, target))
+            except UsbBridgeError as error:
+                why = Failure.of(error)
+                return replace(
+                    status,
+                    state=SessionState.FAILED,
+                    message=why.message,
+                    hint=why.hint,
+                    error=why.error,
+                    status=why.status,
+                )
+        return status
 
     def _is_attached_or_waits(self, status: DeviceStatus) -> bool:
         """Waiting for a VM that is just being reached is no answer yet."""

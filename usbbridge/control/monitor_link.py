@@ -62,7 +62,12 @@ class MonitorLink:
         if len(self._queue) >= MAX_QUEUE:
             self._loop.call_soon(self._lose, "the monitor does not read")  # not while somebody sends
             return
-        self._queue.append((request, tuple(os.dup(fd) for fd in fds)))
+        try:
+            copies = tuple(os.dup(fd) for fd in fds)
+        except OSError as error:  # an answer to this would be waited for, and never come
+            self._loop.call_soon(self._lose, f"the monitor can't be told of a device: {error.strerror}")
+            return
+        self._queue.append((request, copies))
         self._flush()
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ spice-server drops a client whose MAIN channel does not answer pings for 30 s, a
 
 import asyncio
 import contextlib
-import functools
 import socket
 import ssl
 import threading
@@ -46,13 +45,16 @@ async def in_thread(blocking: Callable[[], _T], discard: Callable[[_T], None] = 
             future.set_exception(error)
 
     def work() -> None:
-        settle: Callable[[], None]
         try:
-            settle = functools.partial(succeed, blocking())
+            result = blocking()
         except Exception as error:
-            settle = functools.partial(fail, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(settle)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+                loop.call_soon_threadsafe(fail, error)
+            return
+        try:
+            loop.call_soon_threadsafe(succeed, result)
+        except RuntimeError:  # the same
+            discard(result)
 
     threading.Thread(target=work, daemon=True).start()
     return await future

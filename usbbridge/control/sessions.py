@@ -10,7 +10,7 @@ from typing import Final
 from usbbridge.config import Vm
 from usbbridge.control.actions import Failure
 from usbbridge.control.session import Session, in_thread
-from usbbridge.errors import NotFoundError, NotPermittedError, UsageError, UsbBridgeError
+from usbbridge.errors import NotPermittedError, UsageError, UsbBridgeError
 from usbbridge.spice.connection import open_raw
 from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, TcpTarget, UnixTarget, parse_target
@@ -20,13 +20,10 @@ log = logging.getLogger(__name__)
 PROBE_SECONDS: Final = 1.0
 """Within which a server that is alive accepts a connection, so that a session it ended was ended by intent; a network
 that is down takes longer, and so does a machine."""
+REACH_SECONDS: Final = 10.0
+"Within which a raw port that is checked accepts a connection."
 MAX_PASSWORD_FILE: Final = 4096
 "Bytes of a password file that are read; a SPICE password has at most 60."
-
-NO_CHANNELS_HINT: Final = (
-    "add one or more to it: -chardev spicevmc,name=usbredir,id=u1 -device usb-redir,chardev=u1 "
-    "(libvirt: <redirdev bus='usb' type='spicevmc'/>)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +95,6 @@ class Sessions:
             entry.session = await Session.open(
                 target, entry.password, tls, lambda error: self._lost(vm, entry, target, error)
             )
-            if not entry.session.usb_channels():
-                raise NoChannelsError(f"the VM {vm} has no USB redirection channel", hint=NO_CHANNELS_HINT)
         except UsbBridgeError as error:
             self._failed(vm, entry, error)
         except OSError as error:  # no descriptors left, ...
@@ -131,10 +126,6 @@ class Sessions:
             self._on_lost(vm, failure, alive)
 
 
-class NoChannelsError(NotFoundError):
-    """The VM has no USBREDIR channel."""
-
-
 def answers(target: SpiceTarget) -> bool:
     """Whether the server takes connections. Blocks, for PROBE_SECONDS at most."""
     port = target.tls_port if target.port is None else target.port
@@ -144,6 +135,11 @@ def answers(target: SpiceTarget) -> bool:
     except UsbBridgeError:
         return False
     return True
+
+
+def reach(target: TcpTarget | UnixTarget) -> None:
+    """Connect to a raw port, and leave without a word. Blocks, for REACH_SECONDS at most. Raises UsbBridgeError."""
+    open_raw(target, timeout=REACH_SECONDS).close()
 
 
 def read_password(file: Path | None) -> str:

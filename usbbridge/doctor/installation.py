@@ -192,8 +192,9 @@ def part_of(command: list[str]) -> str:
     """The part of usbbridge that a command line runs; empty if it is none."""
     for index, word in enumerate(command[:5]):
         following = command[index + 1] if index + 1 < len(command) else ""
-        if word in ("usbbridge.encoder", "usbbridge.encoder.main"):
-            return "encoder"
+        module, _, part = word.removesuffix(".main").rpartition(".")
+        if module == "usbbridge" and part in PARTS:
+            return part
         if (word == "usbbridge" or word.endswith("/usbbridge")) and following in PARTS:
             return following
     return ""

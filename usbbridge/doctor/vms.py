@@ -115,7 +115,8 @@ class _Examined:
             return self._say(Level.OK, f"the service is connected to it; {used} of {channels} USB channels are in use")
         waiting = f", and {queued} waiting for one" if queued else ""
         level = Level.WARNING if queued else Level.OK
-        found = f"all {channels} of its USB channels are in use{waiting}"
+        every = "its only USB channel is" if channels == 1 else f"all {channels} of its USB channels are"
+        found = f"{every} in use{waiting}"
         return self._say(level, found, "one channel carries one device", _MORE_CHANNELS)
 
     def _no_channels(self) -> Finding:

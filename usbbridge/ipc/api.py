@@ -32,11 +32,11 @@ from typing import Final
 from usbbridge.ipc.monitoring import PluggedDevice
 
 VERSION: Final = 1
-MAX_LINE: Final = 1 << 20
-"Bytes of one line: a status with 127 devices that show 8 KiB of descriptors each."
+MAX_LINE: Final = 4 << 20
+"Bytes of one line: a status with 127 devices of 8 KiB of descriptors each, in hexadecimal, has 2.5 MiB."
 MAX_REQUEST: Final = 64 << 10
 "Bytes of a request's line."
-MAX_BACKLOG: Final = 4 << 20
+MAX_BACKLOG: Final = 8 << 20
 
 
 class Right(StrEnum):

@@ -64,6 +64,8 @@ class ServiceClient:
         self._last_id = 0
         self.on_event: Callable[[str, Any], None] | None = None
         "Is told events while an answer is waited for; without it, they are kept for `events`."
+        self.before_waiting: Callable[[], None] | None = None
+        "Called before each wait for the service; whoever has more to watch for than its connection waits there."
         self.patience: float | None = greeting_seconds
         "Seconds to wait for the next thing the service says; None: for ever."
         try:
@@ -88,6 +90,10 @@ class ServiceClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def fileno(self) -> int:
+        """The connection's descriptor, for a poll."""
+        return self._connection.fileno()
 
     def close(self) -> None:
         """End the connection; what was asked for goes on. May be called again."""
@@ -171,6 +177,8 @@ class ServiceClient:
         return line
 
     def _receive(self) -> bytes:
+        if self.before_waiting is not None:
+            self.before_waiting()
         try:
             self._connection.settimeout(self.patience)
             data = self._connection.recv(1 << 16)

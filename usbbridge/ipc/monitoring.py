@@ -69,7 +69,8 @@ class Open:
     unmount: bool = False
     "Unmount its file systems first."
     force: bool = False
-    "Take it although its disks are in use, which may lose data. Never overrides a rule."
+    """Take it although its disks are in use, which may lose data. Never overrides a rule, nor gives away a disk that
+    this machine runs from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The command line as a whole: verbs, errors and exit statuses, completion."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -107,3 +108,16 @@ def test_listing_loads_nothing_that_attaching_needs() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"rich", "usb1", "construct", "cryptography", "asyncio", "ssl", "lz4", "sqlite3"}
+
+
+def test_an_error_of_the_system_names_the_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/some/file")
+
+    monkeypatch.setattr(cli.usbbridge, "main", fails)
+    assert run([]) == (1, "", "usbbridge: /some/file: Input/output error\n")
+
+
+@pytest.mark.parametrize("verb", ["config", "rules", "vm"])
+def test_no_line_of_a_groups_help_is_cut_off(run: Run, verb: str) -> None:
+    assert "..." not in run([verb, "--help"])[1].partition("Commands:")[2].partition("Examples:")[0]

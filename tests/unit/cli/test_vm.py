@@ -166,6 +166,24 @@ def test_no_vm_is_added_twice(run: Run, paths: Paths) -> None:
     assert load().vms == (Vm("desk", ("spice://h:1",)),)
 
 
+def test_what_is_configured_by_hand_is_not_said_to_be_removable(run: Run, paths: Paths) -> None:
+    with paths.config.open("a") as file:
+        file.write('[vm.desk]\ntarget = "spice://h:1"\n')
+    code, _, err = run(["vm", "add", "desk", "spice://h:2"])
+    assert (code, "vm remove" in err, str(paths.config) in err) == (5, False, True)
+
+
+def test_a_mistake_is_not_looked_for_in_a_file_that_is_gone(run: Run, paths: Paths) -> None:
+    code, _, err = run(["vm", "add", "desk", "gopher://x"])
+    assert (code, ".toml:" in err, "config check" in err) == (2, False, False)
+    assert err.startswith("usbbridge: desk was not added: vm.desk.target: ")
+
+
+def test_a_check_of_a_raw_port_says_that_it_can_be_reached(run: Run, service: FakeService) -> None:
+    service.answers["vm-check"] = VmStatus("lab", "tcp://lab:4000", channels=1)
+    assert run(["vm", "check", "lab"]) == (0, "lab (tcp://lab:4000): can be reached, 0 of 1 channel in use\n", "")
+
+
 def test_a_vm_that_is_not_there_is_not_removed(run: Run, paths: Paths) -> None:
     assert run(["vm", "remove", "desk"])[0] == 4
 

@@ -188,3 +188,23 @@ def test_a_line_is_there_at_once_and_ctrl_c_ends_it_well(service: FakeService) -
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_it_ends_with_whoever_read_it_though_nothing_happens(service: FakeService) -> None:
+    service.serve(status(device()))
+    code = (
+        "import sys; from usbbridge.config import Paths; from usbbridge.cli.main import main;"
+        "Paths.client_sockets = lambda self: [self.control_socket]; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "watch", "--json"]
+    with subprocess.Popen(command, env=os.environ, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["event"] == "status"
+        service.subscribers.get()
+        process.stdout.close()
+        try:
+            assert process.wait(20) == 1
+        finally:
+            process.kill()
+        assert process.stderr.read() == ""

@@ -261,7 +261,8 @@ def test_too_many_clients_are_told_so(tmp_path: Path, monkeypatch: pytest.Monkey
     async def scenario(rig: Rig) -> None:
         first, _ = await rig.greeted(), await rig.greeted()
         refused = await rig.client()
-        assert "too many" in (await refused.line() or {})["error"]["message"]
+        error = (await refused.line() or {})["error"]
+        assert (error["status"], "too many" in error["message"]) == (5, True), "it is no mistake of the one who asks"
         assert await refused.line() is None
         first.writer.close()
         await until(lambda: rig.server.clients == 1)

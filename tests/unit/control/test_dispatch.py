@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,43 @@ def test_a_vm_that_is_not_there_is_waited_for(vm: LoopbackVm, tmp_path: Path) ->
         assert (checked["state"], checked["status"]) == ("waiting", 4)
 
     run(tmp_path, (gone, desk(vm, tmp_path)), scenario, STICK)
+
+
+def test_a_vm_without_channels_is_not_connected_to_again_and_again(tmp_path: Path) -> None:
+    """Each try would end the session of a viewer."""
+
+    async def scenario(b: Bench) -> None:
+        checked = await (await b.client()).result("vm-check", vm="bare")
+        assert (checked["state"], checked["channels"], checked["status"]) == ("failed", 0, 4)
+        assert "usb-redir" in checked["hint"]
+
+    with LoopbackVm(channels=0) as bare:
+        run(tmp_path, (Vm("bare", (bare.target,)),), scenario)
+
+
+def test_a_raw_port_that_is_checked_is_connected_to(tmp_path: Path) -> None:
+    async def scenario(b: Bench) -> None:
+        client = await b.client()
+        assert (await client.result("vm-check", vm="there"))["status"] == 0
+        closed = await client.result("vm-check", vm="closed")
+        assert (closed["state"], closed["error"], closed["status"]) == ("failed", "PortClosedError", 4)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = Vm("there", (f"tcp://127.0.0.1:{listener.getsockname()[1]}",))
+        run(tmp_path, (there, Vm("closed", ("tcp://127.0.0.1:1",))), scenario)
+
+
+def test_what_follows_from_a_refused_request_is_carried_out_at_once(tmp_path: Path) -> None:
+    async def scenario(b: Bench) -> None:
+        await b.monitor.hears(Synced)
+        client = await b.client()
+        before = b.control.engine.take_actions()
+        answer = await client.call("attach", device="1-2", vm="spice://127.0.0.1:2", remember="serial")
+        assert (before, answer["error"]["error"]) == ([], "UsageError")
+        assert b.control.engine.take_actions() == []
+
+    plain = replace(STICK, entry=replace(STICK.entry, serial=""))
+    run(tmp_path, (), scenario, plain)
 
 
 def test_a_wrong_password_is_not_tried_again(vm: LoopbackVm, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The connection to the monitor, over real sockets."""
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -159,6 +160,28 @@ def test_one_that_does_not_read_is_given_up(tmp_path: Path, monkeypatch: pytest.
                 rig.link.send(Open(1, "x" * 1000))
             await asyncio.sleep(0)
         assert rig.lost == 1
+        monitor.stop()
+
+    run(tmp_path, scenario)
+
+
+def test_what_can_not_be_sent_for_want_of_descriptors_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has sent it waits for an answer that would never come."""
+
+    def none_left(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scenario(rig: Rig) -> None:
+        monitor = FakeMonitor(rig.path)
+        rig.link.begin()
+        await rig.until(lambda: Listed() in rig.told)
+        with monkeypatch.context() as short:
+            short.setattr(os, "dup", none_left)
+            rig.link.send(Open(1, "1-2#5"), 0)
+            assert rig.lost == 0, "not while somebody sends"
+        await rig.until(lambda: rig.lost == 1)
         monitor.stop()
 
     run(tmp_path, scenario)

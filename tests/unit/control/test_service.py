@@ -1,5 +1,6 @@
 """`usbbridge service`: two parts kept running, with parts that only pretend."""
 
+import errno
 import os
 import signal
 import socket
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from usbbridge.cli.service import PartError, Supervisor, _Part
 
 SECONDS = 20.0
 PART = str(Path(__file__).parents[2] / "fakes/service_part.py")
@@ -146,3 +149,48 @@ def test_only_a_part_itself_says_that_it_is_ready(service: Service) -> None:
     service.process.terminate()
     assert service.manager_hears() == "STOPPING=1"
     assert service.end()[0] == 0
+
+
+class Unstartable(subprocess.Popen[bytes]):
+    """For a part whose process the kernel refuses to make."""
+
+    def __init__(self, command: list[str], **options: object) -> None:
+        if command[0] == "none":
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        super().__init__(command, **options)  # type: ignore[call-overload]
+
+
+def test_no_part_is_left_if_another_can_not_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Unstartable)
+    supervisor = Supervisor({"monitor": ["sleep", "60"], "control": ["none"]})
+    with pytest.raises(PartError, match="control can't be started: Resource temporarily unavailable"):
+        supervisor.run()
+    assert not any(part.process for part in supervisor._parts)
+
+
+def test_a_part_that_can_not_be_started_again_is_tried_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Unstartable)
+    supervisor = Supervisor({"monitor": ["none"]})
+    (part,) = supervisor._parts
+    part.was_ready, part.restart_at = True, 0.0
+    supervisor._look_after({})
+    assert part.restart_at is not None
+    assert "monitor can't be started: Resource temporarily unavailable" in capsys.readouterr().err
+
+
+def test_a_part_that_can_not_catch_a_hangup_yet_gets_it_when_it_is_ready() -> None:
+    part = _Part("monitor", ["sleep", "60"])
+    part.start({})
+    assert part.process is not None
+    sent: list[int] = []
+    with part.process as process:
+        process.send_signal = sent.append  # type: ignore[method-assign]
+        part.hang_up()
+        assert sent == [], "it would end by that"
+        part.says_ready()
+        assert sent == [signal.SIGHUP]
+        part.hang_up()
+        assert sent == [signal.SIGHUP, signal.SIGHUP]
+        os.kill(process.pid, signal.SIGKILL)

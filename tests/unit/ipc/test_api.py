@@ -103,10 +103,10 @@ def test_what_is_attached_is_remembered_unless_told_otherwise() -> None:
 
 
 def test_a_bus_full_of_devices_fits_into_a_line() -> None:
-    """127 devices a bus (USB 2.0 §8.3.2.1), with a common size of descriptors, or a few with the most there can be."""
+    """127 devices a bus (USB 2.0 §8.3.2.1), with a common size of descriptors, or with the most there can be."""
     plain = dataclasses.replace(PLUGGED, descriptors="00" * 512)
     large = dataclasses.replace(PLUGGED, descriptors="00" * MAX_DESCRIPTORS)
-    for devices in ((plain,) * 127, (large,) * 32):
+    for devices in ((plain,) * 127, (large,) * 127):
         status = dataclasses.replace(STATUS, devices=tuple(DeviceStatus(device) for device in devices))
         assert len(json.dumps({"id": 1, "result": to_json(status)})) < MAX_LINE
 

@@ -147,8 +147,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def image(lab: Lab, request: pytest.FixtureRequest) -> Path:
-    """A disk image of 64 MiB of random bytes."""
-    return lab.image(f"{request.node.name.partition('[')[0]}.img", 64 << 20)
+    """A disk image of 32 MiB of random bytes."""
+    return lab.image(f"{request.node.name.partition('[')[0]}.img", 32 << 20)
 
 
 @pytest.fixture

@@ -130,8 +130,10 @@ def test_killed_at_any_moment_of_a_read_leaves_the_device_in_its_place(
 ) -> None:
     stick = client.plug("usb-storage", image=small, serial="KILLED")
     service.wait_attached(stick)
+    service.run("attach", stick.bus_port, "--vm", VM_NAME)  # where it is already: that is remembered now
     vm.wait_block_device()
     before, had = settled(service), rows(client)
+    assert "KILLED" in before.choices
     moments = random.Random(f"{victim} {ROUNDS}")
     slowest = 0.0
 

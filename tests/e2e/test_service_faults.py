@@ -14,7 +14,7 @@ from tests.e2e.rig import MIB, Measured, sha256
 from tests.e2e.service_rig import CHOICES, DATABASE, INSIDE, VM_NAME, Entry, Service, eventually, facts, roles
 from tools.lab import Client, Plugged, Process, Vm
 
-ROUNDS = int(os.environ.get("USBBRIDGE_E2E_ROUNDS", "1"))
+ROUNDS = int(os.environ.get("USBBRIDGE_ROUNDS", "1"))
 "Of each kill test: every change is tried with a few, a release with a hundred."
 ROUND_SECONDS = 90
 "A round may take so long, on a slow and busy machine."

@@ -64,8 +64,10 @@ def unplug(folder: Path) -> None:
 
 def driver() -> str:
     """The driver of the device's interface; "" for none."""
-    link = INTERFACE / "driver"
-    return link.readlink().name if link.is_symlink() else ""
+    try:
+        return (INTERFACE / "driver").readlink().name
+    except OSError:
+        return ""
 
 
 def node() -> Path:

@@ -4,10 +4,13 @@ of the loopback kind. Prints what happened, as JSON by name; `test_service_contr
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,9 @@ CONTROL = RUN / "control/control.sock"
 USER = "daemon"
 "Every Debian has it, and a group of that name."
 PASSWORD = "a ticket"
+ROUNDS = int(os.environ.get("USBBRIDGE_ROUNDS", "1"))
+"How often each process is killed."
+MOMENTS = random.Random(ROUNDS)
 
 
 class Service:
@@ -95,6 +101,16 @@ def of_process(pid: int) -> dict[str, Any]:
     }
 
 
+def rows() -> dict[str, int]:
+    """How many there are in each table of the list, which is sound, and in what is remembered."""
+    with contextlib.closing(sqlite3.connect(f"file:{RUN}/monitor/compat.db?mode=ro", uri=True)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        counts = {name: database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}
+    choices = json.loads((RUN / "state/choices.json").read_text())
+    return counts | {"choices": len(choices["choices"])}
+
+
 def read(vm: LoopbackVm) -> bool:
     """Whether the VM reads the drive as it is."""
     return vm.read_all(timeout=60).sha256 == digest()
@@ -126,28 +142,44 @@ class Steps:
         return (self.service.stick() or {}).get("encoder")
 
     def killed(self, whom: str) -> dict[str, Any]:
-        """One of them dies in the middle of a read; afterwards the drive is at the VM, and can be read."""
+        """One of them dies at a random moment of a read, as often as is wanted; each time the drive is at the VM again,
+        and can be read. What is counted is the most of all rounds."""
         if not self.service.is_in("attached"):
             self.service.call("attach", device="1-1")
+        rounds = [self.round(whom) for _ in range(ROUNDS)]
+        return {
+            "reads": sorted({each["read"] for each in rounds}),
+            "same": all(each["same"] for each in rounds),
+            "same encoder": sorted({each["same encoder"] for each in rounds}),
+            "fds": {part: max(each["fds"][part] for each in rounds) for part in ("monitor", "control")},
+            "sockets": max(each["sockets"] for each in rounds),
+            "encoders": max(each["encoders"] for each in rounds),
+            "placed": max(each["placed"] for each in rounds),
+            "lost": [each["lost"] for each in rounds if each["lost"]],
+        }
+
+    def round(self, whom: str) -> dict[str, Any]:
         self.vm.mount(timeout=60)
         stick = self.service.stick()
         assert stick is not None
         pid = {"encoder": stick["encoder"]} | self.service.parts
-        done: list[bool] = []
-        connections = self.service.said("connected to the monitor")
+        moment, killed_at = MOMENTS.random(), 0.0
+        connections, had = self.service.said("connected to the monitor"), rows()
 
-        def half_way(at: int, size: int) -> None:
-            if at > size // 2 and not done:
-                done.append(True)
+        def at_a_moment(at: int, size: int) -> None:
+            nonlocal killed_at
+            if at >= size * moment and not killed_at:
+                killed_at = time.monotonic()
                 os.kill(pid[whom], signal.SIGKILL)
 
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"read": "whole"}
         try:
-            self.vm.read_all(half_way, timeout=60)
-            facts["read"] = "whole"
+            self.vm.read_all(at_a_moment, timeout=60)
         except Exception as error:
             facts["read"] = type(error).__name__
         wait(lambda: not Path(f"/proc/{pid[whom]}").exists(), 60)
+        wait(lambda: driver() == "usb-storage" or self.encoder() not in (None, pid[whom]), 60)
+        facts["placed"] = time.monotonic() - killed_at
         wait(lambda: len(self.service.parts) == 2, 60)
         if whom != "encoder":
             wait(lambda: self.service.said("connected to the monitor") > connections, 60)
@@ -155,11 +187,15 @@ class Steps:
         wait(lambda: len(self.service.encoders()) == 2, 60)
         again = self.service.stick()
         assert again is not None
-        facts["same encoder"] = again["encoder"] == stick["encoder"]
         self.vm.mount(timeout=60)
-        facts["same"] = read(self.vm)
-        facts["fds"] = {name: of_process(pid)["fds"] for name, pid in self.service.parts.items()}
-        return facts
+        return facts | {
+            "same encoder": again["encoder"] == stick["encoder"],
+            "same": read(self.vm),
+            "fds": {name: of_process(pid)["fds"] for name, pid in self.service.parts.items()},
+            "sockets": sum(path.is_socket() for path in RUN.rglob("*")),
+            "encoders": len(self.service.encoders()),
+            "lost": {table: count for table, count in had.items() if rows()[table] < count},
+        }
 
     def end(self) -> dict[str, Any]:
         self.service.process.terminate()

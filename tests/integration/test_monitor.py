@@ -135,7 +135,7 @@ def test_a_mount_that_only_another_namespace_has_counts(step: dict[str, Any]) ->
 @of("busy")
 def test_swap_counts_and_is_noticed_when_it_begins(step: dict[str, Any]) -> None:
     assert step["swap told"] == SWAP
-    assert step["swap"] == [5, SWAP]
+    assert step["swap"] == [5, f"{STICK} stays here: sda1 is in use as swap"]
 
 
 @of("adopted")

@@ -24,7 +24,7 @@ import click
 from usbbridge.errors import UsbBridgeError
 from usbbridge.ipc.notify import notify
 
-RESTART: Final = (0.2, 10.0)
+RESTART: Final = (0.2, 2.0)
 """Seconds until a part that ended is started again: at first, doubled each time, and at most."""
 STEADY_SECONDS: Final = 10.0
 "A part that ran so long has not failed because of how it was started: the next wait is the first again."

@@ -52,10 +52,11 @@ class BlockUse:
                 uses += self._uses(name, 0)
         return list(dict.fromkeys(uses))
 
-    def is_swap(self, device: Path) -> bool:
-        """Whether this machine swaps to a disk of the device, or to what is stacked on one."""
+    def swap(self, device: Path) -> str | None:
+        """To which disk of the device, or what is stacked on one, this machine swaps; None if to none."""
         names = [name for name, path in self._paths.items() if path.is_relative_to(device)]
-        return any(above in self._swaps for name in names for above in self._stack(name, 0))
+        stacked = (above for name in names for above in self._stack(name, 0))
+        return next((above for above in stacked if above in self._swaps), None)
 
     def disks(self, device: Path) -> list[Disk]:
         """The whole disks that the USB device at the sysfs path `device` provides."""

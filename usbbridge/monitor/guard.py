@@ -39,8 +39,10 @@ def demand_foreign(use: BlockUse, device: Path, name: str) -> None:
     if own is not None:
         hint = "this machine runs from it; if it does not need that, unmount it by hand (umount), and try again"
         raise RefusedError(f"{name} stays here: {own.device} is mounted at {clean_words(own.place)}", hint=hint)
-    if use.is_swap(device):
-        raise RefusedError(f"{name} stays here: this machine swaps to it", hint="end that with swapoff, and try again")
+    swap = use.swap(device)
+    if swap is not None:
+        hint = "end that with swapoff, and try again"
+        raise RefusedError(f"{name} stays here: {swap} is in use as swap", hint=hint)
 
 
 def _is_of_system(place: str) -> bool:

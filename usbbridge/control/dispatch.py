@@ -78,9 +78,9 @@ class Control:
         self.link.begin()
 
     async def take_back(self) -> None:
-        """Take every device back, and wait until all are."""
-        self.do(self.engine.suspend)
-        await self.until(lambda: not self.engine.busy)
+        """Take every device back, and wait until all are, or are to be given out again."""
+        self.do(self.engine.end if self.ending else self.engine.suspend)
+        await self.until(lambda: not (self.engine.busy and self.engine.suspended))
 
     async def close(self) -> None:
         """End everything; devices that were not taken back lose their encoders, and go back by that."""

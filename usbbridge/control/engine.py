@@ -280,6 +280,11 @@ class Engine:
             vm.kept_until = None
         self._settle(now)
 
+    def end(self, now: float) -> None:
+        """The service is about to end: as `suspend`, for good."""
+        self.world.ending = True
+        self.suspend(now)
+
     def resume(self, now: float) -> None:
         """The machine is awake: everything goes where it was, at once."""
         world = self.world

@@ -34,14 +34,20 @@ def _where_to(world: World, device: DeviceTrack) -> str:
 
 
 def _check(world: World, device: DeviceTrack, request: Attach) -> None:
-    if world.suspended:
-        raise RefusedError("this machine is about to sleep", hint="`usbbridge resume` says that it is awake again")
+    _check_awake(world)
     error = forbidden(device.plugged, asked=True)
     if error is not None:
         raise error
     found = obstacle(device.entry, unmount=request.unmount, force=request.force)
     if found is not None and not (device.attempt and device.attempt.phase in LIVE):
         raise found.error()
+
+
+def _check_awake(world: World) -> None:
+    if world.ending:
+        raise RefusedError("the service is about to end", hint="ask again when it has been started again")
+    if world.suspended:
+        raise RefusedError("this machine is about to sleep", hint="`usbbridge resume` says that it is awake again")
 
 
 def _how(world: World, device: DeviceTrack, request: Attach) -> Remember:
@@ -91,8 +97,7 @@ def vm_check(world: World, name: str, now: float) -> VmTrack:
     vm = world.vms.resolve(name)
     if vm.state is SessionState.YIELDED:  # to look would take it away from whoever works there
         raise RefusedError(f"{vm.name} is in use by another SPICE client", hint="attach a device to take it over")
-    if world.suspended:
-        raise RefusedError("this machine is about to sleep", hint="`usbbridge resume` says that it is awake again")
+    _check_awake(world)
     vm.kept_until = now + LINGER_SECONDS
     if not vm.raw:  # a raw one has no session: it can't be looked at without taking a channel
         vm.ask_again()

@@ -53,7 +53,8 @@ def _of_wish(world: World, device: DeviceTrack, now: float) -> View:
             return View(device.plugged, State.DETACHING, message="is being given back to the system")
         if wish is None:
             return View(device.plugged, State.LOCAL)
-        return View(device.plugged, State.SUSPENDED, wish.vm, message="taken back for as long as this machine sleeps")
+        why = "taken back, as the service ends" if world.ending else "taken back for as long as this machine sleeps"
+        return View(device.plugged, State.SUSPENDED, wish.vm, message=why)
     vm = world.vms.find(wish.vm)
     refused = refusal(device, wish) or (_missing(wish.vm) if vm is None else None)
     view = View(device.plugged, State.FAILED, vm.name if vm else wish.vm, attempts=device.backoff.failures)

@@ -41,6 +41,8 @@ class World:
     synced: bool = False
     "The monitor has told all devices: there are these, and no others."
     suspended: bool = False
+    ending: bool = False
+    "It is suspended because the service ends, and will not be resumed."
     resumed_at: float = -math.inf
     asleep: dict[_Place, tuple[Wish | None, bool]] = field(default_factory=dict)
     "Wishes, and whether it was held, of devices that went away while this machine slept or woke up."

@@ -118,6 +118,16 @@ def test_a_machine_that_goes_to_sleep_takes_everything_back_and_wants_it_again_w
     assert rig.state("1-2#5") is State.ATTACHED
 
 
+def test_a_service_that_ends_says_so_and_nothing_of_sleep() -> None:
+    rig = attached(DESK)
+    [key] = rig.encoders
+    rig.do(rig.engine.end)
+    rig.end(key)
+    status = rig.engine.device_status("1-2#5", rig.now, 0.0)
+    assert (status.state, status.message) == (State.SUSPENDED, "taken back, as the service ends")
+    assert "about to end" in str(error_of(rig.attach))
+
+
 def test_a_device_that_the_sleep_has_given_another_number_is_still_wanted_and_a_detached_one_is_not() -> None:
     rig = Rig()
     rig.begin(stick(), printer(verdict=Verdict.CONNECT))

@@ -52,7 +52,7 @@ class Service:
         """Process ids of monitor and control."""
         found = {}
         for pid in children(self.process.pid):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, IndexError):  # it has ended; one that is not reaped yet has no command
                 module = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2].decode()
                 found[module.removeprefix("usbbridge.")] = pid
         return found

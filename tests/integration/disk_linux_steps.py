@@ -186,7 +186,7 @@ def main():
     specs = [f"disk:{image}" for image in images]
     specs[READ_ONLY] += ",ro"
     arguments = [word for port, spec in zip(PORTS, specs, strict=True) for word in (str(port), spec)]
-    exporter = subprocess.Popen([sys.executable, str(Path(__file__).with_name("usbip_exporter.py")), *arguments])
+    exporter = subprocess.Popen([sys.executable, "-m", "tools.lab.plug", *arguments])
     found = [wait(lambda serial=serial: scsi_device(serial)) for serial in serials]
     facts = {"disks": [describe(scsi) for scsi in found[:DISC]]}
     nodes = [disk["node"] for disk in facts["disks"]]

@@ -6,22 +6,30 @@ machine has a SPICE server and usb-redir devices. `python -m tools.lab --help` f
 """
 
 from tools.lab.client import Client, Plugged
+from tools.lab.emulation import Emulated
 from tools.lab.host import LabError
 from tools.lab.lab import REPOSITORY, Lab
 from tools.lab.machine import HOST_ADDRESS, Machine
+from tools.lab.native import NativeClient, Stick
 from tools.lab.process import Completed, Process
+from tools.lab.usb_view import AtPort, UsbView
 from tools.lab.vm import Vm, VmOptions
 
 __all__ = [
     "HOST_ADDRESS",
     "REPOSITORY",
+    "AtPort",
     "Client",
     "Completed",
+    "Emulated",
     "Lab",
     "LabError",
     "Machine",
+    "NativeClient",
     "Plugged",
     "Process",
+    "Stick",
+    "UsbView",
     "Vm",
     "VmOptions",
 ]

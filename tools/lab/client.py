@@ -1,18 +1,22 @@
-"""The client machine: real usbfs, with devices of QEMU's that are plugged and unplugged while it runs."""
+"""The client machine: real usbfs, with devices that are plugged and unplugged while it runs: QEMU's, and emulated ones
+of our own that a process in the machine shows to its kernel."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tools.lab.emulation import Emulating
 from tools.lab.host import LabError
 from tools.lab.machine import Machine
-from tools.lab.process import PATIENCE, Process
+from tools.lab.process import Process
 
 # Ports of its xHCI: each of the first also has a super-speed side, the others have none, so what is plugged there runs
 # at high speed at most. Linux shows the first side as bus 1 and the super-speed side as bus 2.
 SUPER_SPEED_PORTS = range(1, 5)
 HIGH_SPEED_PORTS = range(5, 13)
+
+# Those that are SCSI controllers: the disk is a device of its own on their bus.
+SCSI_KINDS = ("usb-uas", "usb-bot")
 
 DEVICES = [
     *("-device", f"qemu-xhci,id=xhci,p2={len(SUPER_SPEED_PORTS) + len(HIGH_SPEED_PORTS)},p3={len(SUPER_SPEED_PORTS)}"),
@@ -43,7 +47,7 @@ class Plugged:
         return f"/sys/bus/usb/devices/{self.bus_port}"
 
 
-class Client(Machine):
+class Client(Emulating, Machine):
     """The machine that devices are plugged into."""
 
     def __init__(
@@ -63,7 +67,7 @@ class Client(Machine):
 
     @property
     def plugged(self) -> list[Plugged]:
-        """What is plugged in now."""
+        """What of QEMU's is plugged in now."""
         return list(self._plugged.values())
 
     def plug(
@@ -77,9 +81,10 @@ class Client(Machine):
         port: int | None = None,
         **properties: str | bool,
     ) -> Plugged:
-        """Plug in a device of QEMU's (usb-storage, usb-kbd, usb-serial, ...) and wait until the kernel has it.
+        """Plug in a device of QEMU's (usb-storage, usb-uas, usb-kbd, ...) and wait until the kernel has it.
 
-        `image` is the disk of a usb-storage, and `serial` its serial number; without that, QEMU makes one of its port.
+        `image` is the disk of a usb-storage, usb-uas or usb-bot, and `serial` the device's serial number; without that,
+        QEMU makes one of its port.
         `chardev` is the path of a listening unix socket that a usb-serial connects to. `speed` "super" takes a
         super-speed port; any other takes one without that side. `port` is that port; by default, any that is free.
         """
@@ -96,19 +101,28 @@ class Client(Machine):
 
     def _insert(self, device: Plugged) -> Plugged:
         since = len(self.uevents())
+        scsi = device.kind in SCSI_KINDS
         self.qmp.command(
             "device_add",
             driver=device.kind,
             id=device.id,
             bus="xhci.0",
             port=str(device.port),
-            drive=device.drive,
+            drive=None if scsi else device.drive,
             chardev=device.chardev,
             **device.properties,
         )
+        if scsi:
+            self._attach_disk(device)
         self._plugged[device.port] = device
         self.wait_until(lambda: self._is_there(device, since), f"device {device.kind} at {device.bus_port}")
         return device
+
+    def _attach_disk(self, device: Plugged) -> None:
+        """Give a SCSI controller its disk. QEMU has it connected only then, and leaves that to us."""
+        disk = f"{device.id}-disk"
+        self.qmp.command("device_add", driver="scsi-hd", id=disk, bus=f"{device.id}.0", drive=device.drive)
+        self.qmp.command("qom-set", path=device.id, property="attached", value=True)
 
     def unplug(self, device: Plugged) -> None:
         """Pull it out, and wait until QEMU and the kernel have seen that."""
@@ -138,6 +152,7 @@ class Client(Machine):
         """Pull everything out."""
         for device in self.plugged:
             self.unplug(device)
+        self.withdraw_all()
 
     def network(self, *, up: bool) -> None:
         """Connect or cut its network cable."""
@@ -159,33 +174,6 @@ class Client(Machine):
     def journal(self, *options: str) -> str:
         """What systemd's journal holds of this boot, chosen by options of journalctl(1)."""
         return self.run(["journalctl", "--boot", "--no-pager", "--output=short-monotonic", *options]).text
-
-    def drivers(self, device: Plugged) -> list[str]:
-        """Names of the kernel's drivers that hold its interfaces; "usbfs" while a program has claimed them."""
-        links = self.links(f"/sys/bus/usb/devices/{device.bus_port}:*/driver")
-        return sorted(Path(target).name for target in links.values())
-
-    def wait_driver(self, device: Plugged, driver: str, timeout: float = PATIENCE) -> None:
-        """Wait until a kernel driver holds each of its interfaces."""
-        self.wait_until(lambda: set(self.drivers(device)) == {driver}, f"{driver} on {device.bus_port}", timeout)
-
-    def node(self, device: Plugged) -> str:
-        """Its device node: /dev/bus/usb/BUS/NUMBER."""
-        bus, number = (int(self.read_text(f"{device.sysfs}/{name}")) for name in ("busnum", "devnum"))
-        return f"/dev/bus/usb/{bus:03}/{number:03}"
-
-    def holders(self, path: str) -> list[int]:
-        """Numbers of the processes that have a file open."""
-        return sorted({int(link.split("/")[2]) for link, to in self.links("/proc/[0-9]*/fd/*").items() if to == path})
-
-    def processes(self, part: str) -> list[int]:
-        """Numbers of the processes with `part` in their command line."""
-        found = []
-        for path in self.glob("/proc/[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                if part in self.read_text(path).replace("\0", " "):
-                    found.append(int(path.split("/")[2]))
-        return found
 
     def _is_there(self, device: Plugged, since: int) -> bool:
         """Whether the kernel has found its interfaces, too: those are announced after the device."""

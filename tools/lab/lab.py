@@ -9,6 +9,7 @@ from tools.lab.certificates import HOST_NAME
 from tools.lab.client import Client
 from tools.lab.host import require
 from tools.lab.machine import Machine
+from tools.lab.native import NativeClient
 from tools.lab.vm import Vm, VmOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ class Lab:
         self._visible = [REPOSITORY, *visible]
         self._folder = tempfile.TemporaryDirectory(prefix="usbbridge-lab-")
         self.folder = Path(self._folder.name)
-        self._machines: list[Machine] = []
+        self._machines: list[Machine | NativeClient] = []
         self._made = 0
 
     def __enter__(self) -> Self:
@@ -46,6 +47,12 @@ class Lab:
     def client(self, *, systemd: bool = False) -> Client:
         """A client machine; with `systemd` as its first process, and so with udevd, or with nothing but the kernel."""
         client = Client(self._machine_folder("client"), visible=self._visible, host_names=HOST_NAME, systemd=systemd)
+        self._machines.append(client)
+        return client
+
+    def native_client(self) -> NativeClient:
+        """A client machine in user-mode Linux, which is no slower than this host. LabError where that is not there."""
+        client = NativeClient(self._machine_folder("native"), visible=self.folder)
         self._machines.append(client)
         return client
 

@@ -1,56 +1,37 @@
 """One QEMU machine under TCG: boots Debian's kernel on the host's root file system and runs what it is told."""
 
-import dataclasses
 import os
 import select
-import shlex
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
+from tools.lab.driven import PATH, Driven
 from tools.lab.host import LabError, program
 from tools.lab.initramfs import initramfs
 from tools.lab.kernel import kernel
 from tools.lab.link import AgentLink
-from tools.lab.process import PATIENCE, Completed, Process
+from tools.lab.process import PATIENCE
 from tools.lab.qmp import Qmp
-
-T = TypeVar("T")
 
 # Where QEMU's user-mode network has the host, and the machine.
 HOST_ADDRESS = "10.0.2.2"
 MACHINE_ADDRESS = "10.0.2.15/24"
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "linux"}
-
 # Folders of the host that a machine has afresh; what is asked for below them is bound in its place.
 FRESH = ("/tmp", "/run", "/var/tmp", "/mnt")
 
+# no_timer_check: a busy host may keep the emulated timer from ticking just when the kernel looks whether it does.
 KERNEL_LINE = "console=ttyS0 quiet loglevel=4 panic=-1 random.trust_cpu=on mitigations=off nokaslr tsc=unstable"
+KERNEL_LINE += " no_timer_check"
 # The network keeps the name under which init.sh has set it up; systemd's own lines would only slow the console down.
 SYSTEMD_LINE = f"{KERNEL_LINE} net.ifnames=0 systemd.unit=multi-user.target systemd.show_status=no audit=0"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Clock:
-    """How a machine's monotonic clock stands to this host's."""
-
-    offset: float
-    "To be added to the machine's time, in seconds."
-    error: float
-    "By how much that may be wrong at most."
-
-    def on_host(self, time_there: float) -> float:
-        """The host's time (`time.monotonic`) of a time in the machine."""
-        return time_there + self.offset
-
-
-class Machine:
+class Machine(Driven):
     """A running machine, made by a `Lab`. It boots at once, and whatever is asked of it first waits for that."""
 
     def __init__(
@@ -71,14 +52,12 @@ class Machine:
         only QEMU, with nothing running in it: enough to be refused by. With `systemd`, that is the first process, with
         udevd and a journal; otherwise the lab's agent is, and there is nothing else.
         """
+        super().__init__(name)
         folder.mkdir()
-        self.name = name
         self.folder = folder
-        self.environment = dict(ENVIRONMENT)
         self._host_names = host_names
         self._visible = visible
         self._systemd = systemd
-        self._booting = time.monotonic()
         with _listen(folder / "qmp") as qmp, _listen(folder / "agent") as agent:
             command = [*_base_command(name, folder, memory), *(self._guest_command() if guest else ["-S"]), *devices]
             self._process = self._start(command)
@@ -94,13 +73,9 @@ class Machine:
 
     # Life
 
-    def wait_ready(self, timeout: float = PATIENCE) -> float:
-        """Wait until the machine is up; the seconds since it was started. LabError with its console when it is not."""
-        try:
-            self._link.wait_ready(timeout)
-        except LabError as error:
-            raise LabError(f"{error}:\n{self.console[-3000:]}{self._qemu_says()}") from error
-        return time.monotonic() - self._booting
+    def last_words(self) -> str:
+        """The end of its console, and of what QEMU says."""
+        return self.console[-3000:] + self._qemu_says()
 
     @property
     def running(self) -> bool:
@@ -131,109 +106,6 @@ class Machine:
         self.kill()
         self.qmp.close()
         self._link.close()
-
-    # Processes
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes = b"",
-        env: dict[str, str] | None = None,
-        cwd: str = "/",
-        timeout: float = PATIENCE,
-        check: bool = True,
-    ) -> Completed:
-        """Run a command to its end. LabError, with what it wrote, when its status is not 0 and `check` is set."""
-        with self.start(argv, env=env, cwd=cwd) as process:
-            process.write(input)
-            process.close_stdin()
-            done = process.wait(timeout)
-        if check and done.status:
-            raise LabError(f"{self.name}: {shlex.join(argv)}: status {done.status}: {done.text}\n{done.error}")
-        return done
-
-    def shell(self, script: str, *, timeout: float = PATIENCE, check: bool = True) -> Completed:
-        """Run a line of shell that fails at the first failing command."""
-        return self.run(["/bin/bash", "-euo", "pipefail", "-c", script], timeout=timeout, check=check)
-
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        env: dict[str, str] | None = None,
-        cwd: str = "/",
-        tty: tuple[int, int] | None = None,
-        on_output: Callable[[bytes], None] | None = None,
-    ) -> Process:
-        """Start a process: on a terminal of `tty` (rows, columns) if given; its output to `on_output` if given."""
-        self.wait_ready()
-        return self._link.start(argv, env=self.environment | (env or {}), cwd=cwd, tty=tty, on_output=on_output)
-
-    # Files and events
-
-    def glob(self, pattern: str) -> list[str]:
-        """Paths in the machine that match."""
-        _, found = self._link.query("glob", pattern)
-        return list(found)
-
-    def read_text(self, path: str) -> str:
-        """A file's text without white space around it; OSError when it cannot be read."""
-        _, text = self._link.query("read", path)
-        return str(text).strip()
-
-    def links(self, pattern: str) -> dict[str, str]:
-        """The symbolic links that match, and what each points to."""
-        _, found = self._link.query("links", pattern)
-        return dict(found)
-
-    def now(self) -> float:
-        """Seconds of the machine's monotonic clock."""
-        time_there, _ = self._link.query("glob", "/")
-        return time_there
-
-    def clock(self, rounds: int = 10) -> Clock:
-        """Its clock against the host's, by the quickest of some questions. It drifts: ask near the event."""
-        best = Clock(0.0, float("inf"))
-        for _ in range(rounds):
-            asked = time.monotonic()
-            there = self.now()
-            half = (time.monotonic() - asked) / 2
-            best = min(best, Clock(asked + half - there, half), key=lambda clock: clock.error)
-        return best
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file in the machine."""
-        self.run(["/bin/sh", "-c", 'cat > "$1"', "put", path], input=data)
-
-    def wait_until(self, look: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
-        """The first true result of `look`, called again after each uevent and each process that ends in the machine."""
-        self.wait_ready()
-        return self._link.wait_until(look, what, timeout)
-
-    def uevents(self, **fields: str) -> list[tuple[float, dict[str, str]]]:
-        """The kernel's uevents so far that have these fields, each with the machine's time of it."""
-        return [(at, event) for at, event in self._link.uevents if fields.items() <= event.items()]
-
-    # Disks
-
-    def block_devices(self) -> list[str]:
-        """The SCSI disks and CD-ROMs that are ready for use, as device nodes."""
-        return [f"/dev/{Path(path).name}" for path in self.glob("/sys/block/s[dr]*") if self._block_is_ready(path)]
-
-    def wait_block_device(self, timeout: float = PATIENCE) -> str:
-        """Wait for a disk or a CD-ROM; its device node."""
-        return self.wait_until(lambda: next(iter(self.block_devices()), ""), "block device", timeout)
-
-    def wait_no_block_device(self, timeout: float = PATIENCE) -> None:
-        """Wait until no disk and no CD-ROM is left."""
-        self.wait_until(lambda: not self.glob("/sys/block/s[dr]*"), "end of the block devices", timeout)
-
-    def _block_is_ready(self, path: str) -> bool:
-        """A disk is announced, by an event of its own, only after the kernel has read its size and partitions."""
-        name = Path(path).name
-        announced = [event for _, event in self.uevents(SUBSYSTEM="block", DEVNAME=name)]
-        return bool(announced) and announced[-1]["ACTION"] != "remove" and bool(self.glob(f"/dev/{name}"))
 
     # QEMU
 

@@ -56,7 +56,7 @@ class Child:
 
 
 class Agent:
-    """Serves one virtio-serial port."""
+    """Serves one virtio-serial port, or connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -76,7 +76,8 @@ class Agent:
         self._send(Kind.READY, 0, {"release": os.uname().release})
         while True:
             for key, _ in self._selector.select():
-                key.data()
+                if self._selector.get_map().get(key.fileobj) is key:  # else one before it in this round has closed it
+                    key.data()
 
     def _listen(self, source: int | socket.socket, handler: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, handler)
@@ -88,7 +89,10 @@ class Agent:
             frame = frame[os.write(self._port, frame) :]
 
     def _requests(self) -> None:
-        for kind, number, _, body in self._frames.feed(os.read(self._port, CHUNK)):
+        data = os.read(self._port, CHUNK)
+        if not data:
+            sys.exit("the lab has hung up")
+        for kind, number, _, body in self._frames.feed(data):
             match kind:
                 case Kind.SPAWN:
                     self._spawn(number, json.loads(body))
@@ -334,5 +338,13 @@ def _open_port() -> int:
     sys.exit(f"no virtio-serial port named {PORT_NAME}")
 
 
+def _connect(address: str) -> int:
+    """A connection to HOST:PORT, for a machine without virtio-serial."""
+    host, _, port = address.rpartition(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection.detach()
+
+
 if __name__ == "__main__":
-    Agent(_open_port()).serve()
+    Agent(_connect(sys.argv[1]) if sys.argv[1:] else _open_port()).serve()

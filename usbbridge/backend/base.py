@@ -11,11 +11,21 @@ and comes back through `Device.reap()`, which calls each finished transfer's `on
     device.give_back(transfer)              # and only now may its data area be used again
 
 A transfer belongs to the device from a successful submit until `on_done` is called, also when it has been cancelled.
+
+An isochronous transfer has, besides, a table of packets, three numbers each:
+
+    transfer = device.take_iso(packets, size)             # room for `packets` packets of `size` bytes
+    transfer.iso[3 * i + ISO_LENGTH] = length             # for each: bytes wanted (IN) or to be sent (OUT)
+    device.submit_iso(transfer, 0x81, packets)
+    ...                                                   # at the end: transfer.iso[3 * i + ISO_ACTUAL], ISO_STATUS
+
+The data of packet i begins in `transfer.data` where the *lengths* of those before it add up to, as usbfs lays it out;
+how many bytes have really moved changes nothing in that.
 """
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from usbbridge.usb.ch9 import Speed
 from usbbridge.usb.descriptors import Configuration, DeviceDescriptor
@@ -33,6 +43,12 @@ class Status(IntEnum):
     OVERFLOW = 6
 
 
+ISO_FIELDS: Final = 3
+"Numbers of one packet in `Transfer.iso`."
+ISO_LENGTH, ISO_ACTUAL, ISO_STATUS = range(ISO_FIELDS)
+"Bytes asked for or to be sent, set by the owner; bytes moved; and a `Status`: these two are valid at the end."
+
+
 class Transfer:
     """One URB's worth of buffer and bookkeeping, allocated once and reused. Backends add their native fields in a
     subclass."""
@@ -45,10 +61,13 @@ class Transfer:
         "endpoint",
         "header",
         "id",
+        "iso",
         "length",
         "on_done",
+        "packets",
         "setup",
         "status",
+        "stream",
     )
 
     setup: memoryview
@@ -61,9 +80,16 @@ class Transfer:
     length: int
     "Bytes asked for or to be sent in the data stage. Set by submit."
     actual: int
-    "Bytes moved in the data stage, valid once the transfer has ended."
+    "Bytes moved in the data stage, valid once the transfer has ended; an isochronous one has it in `iso` only."
     status: int
     "A `Status`, valid once the transfer has ended."
+    stream: int
+    "Bulk stream (USB 3.2 §8.12.1.4) that it was submitted on by `submit_bulk_stream`; else it says nothing."
+    packets: int
+    "Isochronous packets it has room for; 0 for a transfer of another kind."
+    iso: memoryview
+    """ISO_FIELDS integers (format "i") for each of `packets`; see the module's text. Absent from a transfer of another
+    kind."""
     on_done: "Callable[[Any], None]"
     id: int
     "For the owner of the transfer: the usbredir id."
@@ -130,6 +156,26 @@ class Device(Protocol):
 
     def submit_interrupt(self, transfer: Transfer, endpoint: int, length: int) -> Status:
         """Start an interrupt transfer; as `submit_bulk`."""
+
+    def submit_bulk_stream(self, transfer: Transfer, endpoint: int, length: int, stream: int) -> Status:
+        """As `submit_bulk`, on one of the streams that `alloc_streams` has made, 1 or above. Transfers of different
+        streams may end in any order."""
+
+    def take_iso(self, packets: int, size: int) -> Transfer:
+        """A free isochronous transfer with room for `packets` packets of `size` bytes; goes back by `give_back`."""
+
+    def submit_iso(self, transfer: Transfer, endpoint: int, packets: int) -> Status:
+        """Start the first `packets` packets of an isochronous transfer, one a service interval; as `submit_bulk`.
+
+        It ends COMPLETED also when packets of it have failed: each has a status of its own.
+        """
+
+    def alloc_streams(self, count: int, endpoints: Sequence[int]) -> int:
+        """Make `count` streams on each of these SuperSpeed bulk endpoints; how many there are now, 1 to that many.
+        `DeviceError` where kernel, controller or device have none."""
+
+    def free_streams(self, endpoints: Sequence[int]) -> None:
+        """Back to no streams. No transfer may be in flight on these endpoints."""
 
     def cancel(self, transfer: Transfer) -> None:
         """Ask for a transfer in flight to be cancelled; it still ends through `reap()`. Harmless if it has ended."""

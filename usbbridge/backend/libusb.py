@@ -16,6 +16,7 @@ from typing import Any
 import usb1
 
 from usbbridge.backend import libusb_library
+from usbbridge.backend.libusb_streams import BulkStreams
 from usbbridge.backend.libusb_transfers import TransferEngine
 from usbbridge.errors import (
     DeviceError,
@@ -79,6 +80,7 @@ class LibusbDevice:
         where = f"{self._device.getBusNumber()}-{numbers}" if numbers else f"bus {self._device.getBusNumber()}"
         self._name = name or f"{where} {self._descriptor.vendor:04x}:{self._descriptor.product:04x}"
         self._engine = TransferEngine(context, handle)
+        self._streams = BulkStreams(handle, self._name)
         self._claimed: list[int] = []
         self._detached: list[int] = []
         self._original: int | None = None
@@ -91,6 +93,9 @@ class LibusbDevice:
         self.submit_control: Any = self._engine.submit_control
         self.submit_bulk: Any = self._engine.submit_bulk
         self.submit_interrupt: Any = self._engine.submit_interrupt
+        self.take_iso: Any = self._engine.take_iso
+        self.submit_iso: Any = self._engine.submit_iso
+        self.submit_bulk_stream: Any = self._engine.submit_bulk_stream
         self.cancel: Any = self._engine.cancel
         self.reap = self._engine.reap
         self.in_flight = self._engine.in_flight
@@ -130,6 +135,8 @@ class LibusbDevice:
         numbers = sorted({interface.number for interface in configuration.interfaces}) if configuration else []
         if len(numbers) > MAX_INTERFACES:
             raise DeviceError(f"{self._name} has {len(numbers)} interfaces; usbredir carries {MAX_INTERFACES}")
+        if numbers and numbers[-1] >= MAX_INTERFACES:  # neither libusb nor Linux can claim it
+            raise DeviceError(f"{self._name} calls an interface {numbers[-1]}; {MAX_INTERFACES - 1} is the highest")
         try:
             for number in numbers:
                 self._detach_driver(number)
@@ -197,8 +204,15 @@ class LibusbDevice:
                 self._handle.resetDevice()
         except DeviceError as error:
             if isinstance(error.__cause__, usb1.USBErrorNotFound):
-                raise DeviceLostError(f"{self._name} came back from a reset as another device") from error
+                raise DeviceLostError(f"{self._name} has gone, or came back from a reset as another device") from error
             raise
+
+    def alloc_streams(self, count: int, endpoints: Sequence[int]) -> int:
+        return self._streams.alloc(count, endpoints, self.speed)
+
+    def free_streams(self, endpoints: Sequence[int]) -> None:
+        self._streams.free(endpoints)
+        self._engine.forget_streams(endpoints)
 
     def close(self) -> None:
         if self._closed:
@@ -213,20 +227,34 @@ class LibusbDevice:
 
 
 def open_fd(fd: int, name: str = "", *, settle: float = 0.0) -> LibusbDevice:
-    """The device behind an opened usbfs node; `fd` belongs to the device from now on. `name` is what to call it in
-    messages: libusb knows no bus and port of such a device. `settle` is how many seconds it is left alone when it has
-    been taken from its kernel drivers.
+    """The device behind an opened usbfs node; `fd` belongs to the device from now on, and is closed if there will be
+    none. `name` is what to call it in messages: libusb knows no bus and port of such a device. `settle` is how many
+    seconds it is left alone when it has been taken from its kernel drivers.
 
     Needs no access to /dev/bus/usb and makes no discovery. Raises DeviceError.
     """
     if libusb_library.needs_discovery(libusb_library.load()):
+        os.close(fd)
         hint = "unset USBBRIDGE_LIBUSB, or name another"
         raise DeviceError("this libusb is older than 1.0.27 and can't take over a device", hint=hint)
+    what = name or "the device"
     context = usb1.USBContext(with_device_discovery=False)
-    with _doing("the device", "taking over its file descriptor"):
-        context.open()
-        handle = context.wrapSysDevice(fd)
-    return LibusbDevice(context, handle, fd, name, settle)
+    try:
+        with _doing(what, "taking over its file descriptor"):
+            context.open()
+            handle = _wrapped(context, fd, what)
+        return LibusbDevice(context, handle, fd, name, settle)
+    except UsbBridgeError:
+        context.close()
+        os.close(fd)
+        raise
+
+
+def _wrapped(context: Any, fd: int, name: str) -> Any:
+    try:
+        return context.wrapSysDevice(fd)
+    except usb1.USBErrorIO as error:  # what libusb makes of descriptors that it can't parse
+        raise DeviceError(f"{name}: its descriptors contradict themselves, or it is none that answers") from error
 
 
 def open_selected(selector: str) -> LibusbDevice:
@@ -305,4 +333,3 @@ def _endpoint(found: Any) -> Endpoint:
         interval=found.getInterval(),
         companion=companion,
     )
-

@@ -7,8 +7,10 @@ cost 8-15 us for a URB where the whole rest of the bridge needs that much. What 
   from python-libusb1's declaration of the structure (so they are right on 32-bit systems too).
 - There is no callback into Python: libusb demands some C function, and gets `libusb_transfer_get_stream_id`, which
   only reads. Before submit the status field is set to MARK, which libusb never stores; `reap()` sees which transfers
-  changed. libusb completes the transfers of one endpoint in order, so only the oldest of each is looked at, unless
-  some have been cancelled, which may end early.
+  changed. libusb completes the transfers of one endpoint (of one of its streams) in order, so only the oldest of each
+  is looked at, unless some have been cancelled, which may end early.
+- The packets of an isochronous transfer are libusb's own `struct libusb_iso_packet_descriptor`s: three C integers each,
+  which are what `Transfer.iso` shows.
 - No transfer has a timeout in libusb, which would set a timer of the kernel's and clear it again for each.
 - The library is called through PyDLL, which keeps the interpreter lock: no other thread wants it and none of the
   calls blocks.
@@ -19,28 +21,37 @@ import ctypes
 import functools
 import select
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import usb1
 
 from usbbridge.backend import libusb_library
-from usbbridge.backend.base import Status, Transfer
+from usbbridge.backend.base import ISO_FIELDS, ISO_LENGTH, Status, Transfer
+from usbbridge.usb.ch9 import ENDPOINT_ADDRESS_MASK
 
 MARK = -77  # no value of enum libusb_transfer_status
-TYPE_CONTROL, TYPE_BULK, TYPE_INTERRUPT = 0, 2, 3  # enum libusb_transfer_type
+TYPE_CONTROL, TYPE_ISO, TYPE_BULK, TYPE_INTERRUPT, TYPE_BULK_STREAM = range(5)  # enum libusb_transfer_type
 SETUP = 8  # the setup packet's size: it precedes the data of a control transfer
 HEAD = 64  # bytes before the data area, so that data is aligned to a cache line; the setup packet is the last 8 of them
 SMALLEST = 512  # the smallest data area: a high-speed bulk packet
 POOL_BYTES = 16 << 20  # free buffers kept for reuse; twice what one mass-storage device has in flight
 # enum libusb_error of submit -> what the caller is told; all others are ERROR
 _COMPLETED = Status.COMPLETED
+STREAM_SHIFT = 8  # a stream's queue is kept under its endpoint's address and, above that, its number
 SUBMIT_ERRORS = {0: Status.COMPLETED, -4: Status.NO_DEVICE, -9: Status.STALL}
+
+
+class _PollFd(ctypes.Structure):
+    """struct libusb_pollfd. ctypes keeps every type that a pointer was made to, so there must be one only."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short))
 
 
 class UsbTransfer(Transfer):
     """A transfer with its `struct libusb_transfer` and its buffer."""
 
-    __slots__ = ("address", "being_cancelled", "buffer", "data_address", "head", "ints", "longs", "pointer")
+    __slots__ = ("address", "being_cancelled", "buffer", "data_address", "head", "ints", "longs", "pointer", "pool")
 
     address: int
     "Of the struct libusb_transfer."
@@ -53,6 +64,8 @@ class UsbTransfer(Transfer):
     data_address: int
     being_cancelled: bool
     "libusb_cancel_transfer was called; it has not come back yet."
+    pool: "list[UsbTransfer]"
+    "Where it goes when it is given back: those that are like it."
 
 
 class TransferEngine:
@@ -71,6 +84,8 @@ class TransferEngine:
         self._alloc.restype = ctypes.c_void_p
         self._free = fast.libusb_free_transfer
         self._free.argtypes = [ctypes.c_void_p]
+        self._set_stream = fast.libusb_transfer_set_stream_id
+        self._set_stream.restype, self._set_stream.argtypes = None, [ctypes.c_void_p, ctypes.c_uint32]
         self._callback = ctypes.cast(library.libusb_transfer_get_stream_id, ctypes.c_void_p).value or 0
         # python-libusb1 keeps both pointers in private attributes; they are what the calls above need
         self._context = ctypes.c_void_p(ctypes.cast(context._USBContext__context_p, ctypes.c_void_p).value)
@@ -81,7 +96,7 @@ class TransferEngine:
         self.submit_interrupt = functools.partial(self._start, TYPE_INTERRUPT)
         self._by_endpoint: dict[int, collections.deque[UsbTransfer]] = {}
         self._queues: list[collections.deque[UsbTransfer]] = []  # the same queues: may grow while reap() walks it
-        self._pool: dict[int, list[UsbTransfer]] = collections.defaultdict(list)
+        self._pool: dict[int | tuple[int, int], list[UsbTransfer]] = collections.defaultdict(list)
         self._pooled = 0
         self._cancelling = 0
 
@@ -93,6 +108,7 @@ class TransferEngine:
         self._i_length, self._i_actual = struct.length.offset // 4, struct.actual_length.offset // 4
         self._l_handle, self._l_callback = struct.dev_handle.offset // pointer, struct.callback.offset // pointer
         self._l_buffer = struct.buffer.offset // pointer
+        self._i_packets, self._iso_offset = struct.num_iso_packets.offset // 4, struct.iso_packet_desc.offset
         self._b_endpoint, self._b_type = struct.endpoint.offset, struct.type.offset
 
     # ---- the pool
@@ -104,7 +120,16 @@ class TransferEngine:
         if pool:
             self._pooled -= capacity
             return pool.pop()
-        return self._new(capacity)
+        return self._new(capacity, pool)
+
+    def take_iso(self, packets: int, size: int) -> UsbTransfer:
+        """As `Device.take_iso`."""
+        capacity = max(SMALLEST, 1 << (packets * size - 1).bit_length())
+        pool = self._pool[packets, capacity]
+        if pool:
+            self._pooled -= capacity
+            return pool.pop()
+        return self._new(capacity, pool, packets)
 
     def give_back(self, transfer: UsbTransfer) -> None:
         """Keep it for reuse, or free it if enough are kept."""
@@ -113,11 +138,12 @@ class TransferEngine:
             self._free(transfer.pointer)
             return
         self._pooled += capacity
-        self._pool[capacity].append(transfer)
+        transfer.pool.append(transfer)
 
-    def _new(self, capacity: int) -> UsbTransfer:
+    def _new(self, capacity: int, pool: list[UsbTransfer], packets: int = 0) -> UsbTransfer:
         t = UsbTransfer()
-        t.address = self._alloc(0)
+        t.pool, t.packets, t.stream = pool, packets, 0
+        t.address = self._alloc(packets)
         if not t.address:
             raise MemoryError("libusb_alloc_transfer")
         t.pointer = ctypes.c_void_p(t.address)
@@ -130,6 +156,9 @@ class TransferEngine:
         t.data_address, t.capacity = ctypes.addressof(t.buffer) + HEAD, capacity
         t.longs[self._l_handle], t.longs[self._l_callback] = self._handle, self._callback
         t.cancelled, t.id, t.header = False, 0, None
+        if packets:
+            table = (ctypes.c_int * (packets * ISO_FIELDS)).from_address(t.address + self._iso_offset)
+            t.iso = memoryview(table).cast("B").cast("i")
         return t
 
     # ---- submit
@@ -150,6 +179,29 @@ class TransferEngine:
         ints[self._i_length], ints[self._i_status] = SETUP + length, MARK
         t.longs[self._l_buffer] = t.data_address - SETUP
         return self._submitted(t, 0)
+
+    def submit_iso(self, t: UsbTransfer, endpoint: int, packets: int) -> Status:
+        """As `Device.submit_iso`. usbfs refuses packets that are larger than its own limit or the endpoint's."""
+        length = sum(t.iso[ISO_LENGTH : packets * ISO_FIELDS : ISO_FIELDS].tolist())
+        if not 0 < packets <= t.packets or length > t.capacity:
+            return Status.ERROR
+        t.ints[self._i_packets] = packets
+        return self._start(TYPE_ISO, t, endpoint, length)
+
+    def submit_bulk_stream(self, t: UsbTransfer, endpoint: int, length: int, stream: int) -> Status:
+        """As `Device.submit_bulk_stream`."""
+        t.endpoint, t.length, t.stream, t.being_cancelled = endpoint, length, stream, False
+        t.head[self._b_endpoint], t.head[self._b_type] = endpoint, TYPE_BULK_STREAM
+        t.ints[self._i_length], t.ints[self._i_status] = length, MARK
+        t.longs[self._l_buffer] = t.data_address
+        self._set_stream(t.pointer, stream)
+        return self._submitted(t, endpoint | stream << STREAM_SHIFT)
+
+    def forget_streams(self, endpoints: Sequence[int]) -> None:
+        """Their streams are no more; nothing is in flight on them."""
+        of_streams = [key for key in self._by_endpoint if key >> STREAM_SHIFT]
+        gone = [self._by_endpoint.pop(key) for key in of_streams if key & ENDPOINT_ADDRESS_MASK in endpoints]
+        self._queues = [queue for queue in self._queues if not any(queue is other for other in gone)]
 
     def _submitted(self, t: UsbTransfer, endpoint: int) -> Status:
         code = self._submit(t.pointer)
@@ -210,13 +262,9 @@ class TransferEngine:
 
     def pollfds(self) -> list[tuple[int, int]]:
         """libusb's descriptors and poll events (the epoll ones have the same values)."""
-
-        class PollFd(ctypes.Structure):
-            _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short))
-
         library = libusb_library.load()
         get, free = library.libusb_get_pollfds, library.libusb_free_pollfds
-        get.restype, get.argtypes = ctypes.POINTER(ctypes.POINTER(PollFd)), [ctypes.c_void_p]
+        get.restype, get.argtypes = ctypes.POINTER(ctypes.POINTER(_PollFd)), [ctypes.c_void_p]
         free.argtypes = [ctypes.c_void_p]
         found = get(self._context)
         fds, i = [], 0
@@ -254,4 +302,3 @@ class TransferEngine:
             pool.clear()
         self._pooled = 0
         return clean
-

@@ -499,3 +499,37 @@ def test_a_setup_packet_that_asks_for_more_than_the_data_area_is_refused(device)
     transfer.setup[:] = SetupPacket(DIR_IN, Request.GET_DESCRIPTOR, 0x0100, 0, 18).pack()
     assert device.submit_control(transfer, 17) is Status.ERROR
     assert device.submit_control(transfer, 10_000) is Status.ERROR
+
+
+def test_a_request_that_the_function_puts_off_is_answered_when_it_wakes(device, probe):
+    answers = [NAK, NAK, 4]
+    probe.control = lambda setup, data: answers.pop(0)
+    transfer, ended = device.take(4), []
+    transfer.setup[:] = SetupPacket(0xC0, 0x42, 0, 0, 4).pack()
+    transfer.on_done = ended.append
+    assert device.submit_control(transfer, 4) is Status.COMPLETED
+    assert (device.reap(), device.in_flight()) == (0, 1)
+    probe.wake()
+    assert device.reap() == 1
+    assert (ended, transfer.status, transfer.actual) == ([transfer], Status.COMPLETED, 4)
+
+
+def test_a_function_may_answer_standard_requests_itself(owner, probe):
+    probe.standard = lambda setup, data: STALL if setup.request == Request.GET_STATUS else None
+    assert owner.control(0x80, Request.GET_STATUS, data=2)[0] is Status.STALL
+    assert owner.control(0x80, Request.GET_CONFIGURATION, data=1) == (Status.COMPLETED, b"\x01")
+
+
+def test_a_function_that_leaves_in_a_transfer_takes_all_others_with_it(device, owner, probe):
+    def leave(endpoint, data):
+        probe.leave()
+        return len(data)
+
+    waiting = owner.submit(BULK_IN, 64)
+    probe.receive = leave
+    owner.submit(BULK_OUT, b"go")
+    device.reap()
+    assert [status for _, status, _ in owner.ended] == [Status.NO_DEVICE] * 2
+    assert waiting.status == Status.NO_DEVICE
+    with pytest.raises(DeviceLostError):
+        device.configuration()

@@ -17,6 +17,7 @@ from usbbridge.usb.ch9 import (
     RequestType,
     SetupPacket,
     Speed,
+    TransferType,
 )
 from usbbridge.usb.descriptors import (
     Configuration,
@@ -71,6 +72,12 @@ class Chapter9:
         """bConfigurationValue of the first configuration: the one that hosts choose."""
         return self._configurations[0].value
 
+    @property
+    def has_iso(self) -> bool:
+        """Whether any configuration has an isochronous endpoint."""
+        settings = [setting for configuration in self._configurations for setting in configuration.interfaces]
+        return any(e.transfer_type is TransferType.ISO for setting in settings for e in setting.endpoints)
+
     # ---- state changes, also asked for by the engine's owner
 
     def configure(self, value: int) -> bool:
@@ -109,7 +116,7 @@ class Chapter9:
         self._flush(tuple(self.endpoints))
         self.halted.clear()
         self._features.clear()
-        self._function.restart()
+        self._function.reset()
         for number, alternate in self.alternates.items():
             if alternate:
                 self._function.select(number, alternate)
@@ -124,9 +131,12 @@ class Chapter9:
     # ---- requests
 
     def control(self, setup: SetupPacket, data: memoryview) -> int:
-        """Answer one control transfer; `data` is its data stage. Returns bytes used, or STALL."""
+        """Answer one control transfer; `data` is its data stage. Returns bytes used, STALL, or a function's NAK."""
         if setup.kind is not RequestType.STANDARD:
             return self._function.control(setup, data)
+        own = self._function.standard(setup, data)
+        if own is not None:
+            return own
         handler = self._handlers.get(setup.request)
         answer = handler(setup, data) if handler else STALL
         if answer == STALL and setup.recipient == Recipient.INTERFACE:

@@ -5,6 +5,8 @@ function's own `wake`) makes the engine offer the oldest of each queue to the fu
 has ended waits for `reap()`; an eventfd is readable meanwhile: an event loop can wait for it beside its sockets.
 
 The function moves the data between its own source and the transfer's memory: nothing is copied here.
+
+Isochronous endpoints go by the clock instead: see `usbbridge.backend.emulated.iso`.
 """
 
 import os
@@ -17,13 +19,16 @@ from typing import Final
 from usbbridge.backend.base import Status, Transfer
 from usbbridge.backend.emulated.chapter9 import Chapter9
 from usbbridge.backend.emulated.function import BABBLE, NAK, STALL, Function
+from usbbridge.backend.emulated.iso import IsoEngine
 from usbbridge.backend.emulated.pool import DONE, IDLE, QUEUED, EmulatedTransfer, TransferPool
 from usbbridge.errors import DeviceError, DeviceLostError
-from usbbridge.usb.ch9 import DIR_IN, SetupPacket, Speed, TransferType
+from usbbridge.usb.ch9 import DIR_IN, ENDPOINT_ADDRESS_MASK, SetupPacket, Speed, TransferType
 from usbbridge.usb.descriptors import Configuration, DeviceDescriptor
 
-_STATUS: Final = {STALL: Status.STALL, BABBLE: Status.OVERFLOW}
-"How a transfer ends whose function moved no data and doesn't want it to wait."
+_STATUS: Final = {STALL: Status.STALL, BABBLE: Status.OVERFLOW, NAK: Status.NO_DEVICE}
+"How a transfer ends whose function moved no data and doesn't want it to wait, or no longer can."
+_STREAM_SHIFT: Final = 8
+"Streams have queues of their own: a queue's key is the endpoint's address with the stream above it."
 
 
 class EmulatedDevice:
@@ -41,10 +46,13 @@ class EmulatedDevice:
         self._signalled = False
         self._lost = ""
         self._closed = False
+        self._streams: dict[int, int] = {}
+        "How many there are on endpoints that have some."
         self._chapter9 = Chapter9(function, self._flush)
+        self._iso = IsoEngine(function, self._end) if self._chapter9.has_iso else None
         self._first = self._chapter9.first_value
         self._chapter9.configure(self._first)
-        function.wake = self._pump_all
+        function.wake, function.leave = self._pump_all, self.unplug
 
     @property
     def name(self) -> str:
@@ -68,7 +76,10 @@ class EmulatedDevice:
         return self._chapter9.configuration
 
     def pollfds(self) -> Sequence[tuple[int, int]]:
-        return () if self._closed else ((self._wakeup, select.EPOLLIN),)
+        if self._closed:
+            return ()
+        wakeup = (self._wakeup, select.EPOLLIN)
+        return (wakeup,) if self._iso is None else (wakeup, (self._iso.fd, select.EPOLLIN))
 
     # ---- what is not done for each transfer
 
@@ -102,12 +113,33 @@ class EmulatedDevice:
         self._check_present()
         self._chapter9.reset()
 
+    def alloc_streams(self, count: int, endpoints: Sequence[int]) -> int:
+        self._check_present()
+        offered = [self._max_streams(address) for address in endpoints]
+        if count < 1 or not all(offered):
+            raise DeviceError(f"{self._name} has no bulk streams on endpoints {_listed(endpoints)}")
+        made = min(count, *offered)
+        self._streams |= dict.fromkeys(endpoints, made)
+        return made
+
+    def _max_streams(self, address: int) -> int:
+        endpoint = self._chapter9.endpoints.get(address)
+        return endpoint.max_streams if endpoint is not None else 0
+
+    def free_streams(self, endpoints: Sequence[int]) -> None:
+        self._check_present()
+        for address in endpoints:
+            self._streams.pop(address, None)
+
     def unplug(self, reason: str = "was unplugged") -> None:
         """Take the device away: what is in flight ends with NO_DEVICE, and from now on there is no device."""
         self._lost = self._lost or f"{self._name} {reason}"
         for queue in self._queues.values():
             while queue:
                 self._end(queue.popleft(), Status.NO_DEVICE, 0)
+        if self._iso is not None:
+            self._iso.flush_all(Status.NO_DEVICE)
+        self._signal()  # somebody may have nothing in flight and wait nevertheless
 
     def close(self) -> None:
         """Ends what is in flight without telling its owner, who is about to forget the device."""
@@ -122,6 +154,9 @@ class EmulatedDevice:
         self._function.close()
         self._signalled = False
         os.close(self._wakeup)
+        if self._iso is not None:
+            self._iso.close()
+            self._iso = None
 
     def _check_present(self) -> None:
         if self._lost:
@@ -132,6 +167,9 @@ class EmulatedDevice:
     def take(self, size: int) -> EmulatedTransfer:
         return self._pool.take(size)
 
+    def take_iso(self, packets: int, size: int) -> EmulatedTransfer:
+        return self._pool.take(packets * size, packets)
+
     def give_back(self, transfer: Transfer) -> None:
         self._pool.give_back(_own(transfer))
 
@@ -141,9 +179,12 @@ class EmulatedDevice:
         refused = self._refusal(own, length)
         if refused or setup.length > length:  # as usbfs: the data area must hold wLength
             return refused or Status.ERROR
-        own.endpoint, own.length, own.state = 0, setup.length, QUEUED
+        own.endpoint, own.length, own.stream, own.state = 0, setup.length, 0, QUEUED
         answer = self._chapter9.control(setup, own.data[: setup.length])
-        self._end(own, _STATUS.get(answer, Status.COMPLETED), max(answer, 0))
+        if answer == NAK and not self._lost:
+            self._queues.setdefault(0, deque()).append(own)
+        else:
+            self._end(own, _STATUS.get(answer, Status.COMPLETED), max(answer, 0))
         self._pump_all()  # a halt may have been cleared, or the function reset
         return Status.COMPLETED
 
@@ -153,21 +194,44 @@ class EmulatedDevice:
     def submit_interrupt(self, transfer: Transfer, endpoint: int, length: int) -> Status:
         return self._submit(_own(transfer), endpoint, length, TransferType.INTERRUPT)
 
-    def _submit(self, transfer: EmulatedTransfer, address: int, length: int, kind: TransferType) -> Status:
+    def submit_bulk_stream(self, transfer: Transfer, endpoint: int, length: int, stream: int) -> Status:
+        if not stream:
+            return Status.ERROR
+        return self._submit(_own(transfer), endpoint, length, TransferType.BULK, stream)
+
+    def submit_iso(self, transfer: Transfer, endpoint: int, packets: int) -> Status:
+        own = _own(transfer)
+        refused = self._refusal(own, 0)
+        if refused:
+            return refused
+        found = self._chapter9.endpoints.get(endpoint)
+        if found is None or found.transfer_type is not TransferType.ISO or self._iso is None:
+            return Status.ERROR
+        return self._iso.submit(own, found, packets)
+
+    def _submit(
+        self, transfer: EmulatedTransfer, address: int, length: int, kind: TransferType, stream: int = 0
+    ) -> Status:
         refused = self._refusal(transfer, length)
         if refused:
             return refused
         endpoint = self._chapter9.endpoints.get(address)
-        if endpoint is None or endpoint.attributes & 3 != kind:
+        # an endpoint that has streams takes nothing beside them, as a host controller has it
+        if endpoint is None or endpoint.attributes & 3 != kind or not self._has_stream(address, stream):
             return Status.ERROR
-        queue = self._queues.get(address)
+        key = address | stream << _STREAM_SHIFT
+        queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[address] = deque()
-        transfer.endpoint, transfer.length, transfer.state = address, length, QUEUED
+            queue = self._queues[key] = deque()
+        transfer.endpoint, transfer.length, transfer.stream, transfer.state = address, length, stream, QUEUED
         queue.append(transfer)
         if len(queue) == 1 and self._serve(address, queue):  # behind another one it would have to wait anyway
             self._pump_all()
         return Status.COMPLETED
+
+    def _has_stream(self, address: int, stream: int) -> bool:
+        count = self._streams.get(address, 0)
+        return 0 < stream <= count if count else not stream
 
     def _refusal(self, transfer: EmulatedTransfer, length: int) -> Status:
         if self._lost:
@@ -177,11 +241,13 @@ class EmulatedDevice:
 
     def cancel(self, transfer: Transfer) -> None:
         own = _own(transfer)
-        if own.state == QUEUED:
-            self._queues[own.endpoint].remove(own)
+        if own.state == QUEUED and not (own.packets and self._iso is not None and self._iso.cancel(own)):
+            self._queues[own.endpoint | own.stream << _STREAM_SHIFT].remove(own)
             self._end(own, Status.CANCELLED, 0)
 
     def reap(self) -> int:
+        if self._iso is not None:
+            self._iso.run()
         if self._signalled:
             os.eventfd_read(self._wakeup)
             self._signalled = False
@@ -196,7 +262,8 @@ class EmulatedDevice:
         return count
 
     def in_flight(self) -> int:
-        return len(self._done) + sum(map(len, self._queues.values()))
+        iso = self._iso.in_flight() if self._iso is not None else 0
+        return len(self._done) + sum(map(len, self._queues.values())) + iso
 
     def drain(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -213,8 +280,8 @@ class EmulatedDevice:
         moved = not self._lost
         while moved:
             moved = False
-            for address, queue in self._queues.items():
-                if queue and self._serve(address, queue):
+            for key, queue in tuple(self._queues.items()):
+                if queue and self._serve(key & ENDPOINT_ADDRESS_MASK, queue):
                     moved = True
 
     def _serve(self, address: int, queue: deque[EmulatedTransfer]) -> bool:
@@ -222,9 +289,9 @@ class EmulatedDevice:
         moved = False
         while queue:
             answer = self._offer(address, queue[0])
-            if answer == NAK:
+            if answer == NAK or self._lost:  # it has just left: all have ended
                 break
-            if answer == STALL:
+            if answer == STALL and address:  # endpoint 0 has no halt
                 self._chapter9.halted.add(address)
             self._end(queue.popleft(), _STATUS.get(answer, Status.COMPLETED), max(answer, 0))
             moved = True
@@ -233,21 +300,32 @@ class EmulatedDevice:
     def _offer(self, address: int, transfer: EmulatedTransfer) -> int:
         if address in self._chapter9.halted:
             return STALL
-        length = transfer.length
+        length, stream = transfer.length, transfer.stream
+        if not address:
+            return self._chapter9.control(SetupPacket.parse(transfer.setup), transfer.data[:length])
+        if stream:
+            serve = self._function.send_stream if address & DIR_IN else self._function.receive_stream
+            return serve(address, stream, transfer.data[:length])
         if not address & DIR_IN:
             return self._function.receive(address, transfer.data[:length])
         return self._function.send(address, transfer.data[:length]) if length else 0
 
     def _flush(self, addresses: Iterable[int]) -> None:
         for address in addresses:
-            queue = self._queues.pop(address, ())
-            for transfer in queue:
-                self._end(transfer, Status.CANCELLED, 0)
+            self._streams.pop(address, None)
+            for key in [key for key in self._queues if key & ENDPOINT_ADDRESS_MASK == address]:
+                for transfer in self._queues.pop(key):
+                    self._end(transfer, Status.CANCELLED, 0)
+        if self._iso is not None:
+            self._iso.flush(addresses, Status.CANCELLED)
 
     def _end(self, transfer: EmulatedTransfer, status: Status, actual: int) -> None:
         transfer.status, transfer.actual, transfer.state = status, actual, DONE
         self._done.append(transfer)
-        if not self._signalled:
+        self._signal()
+
+    def _signal(self) -> None:
+        if not self._signalled and not self._closed:
             self._signalled = True
             os.eventfd_write(self._wakeup, 1)
 
@@ -256,3 +334,7 @@ def _own(transfer: Transfer) -> EmulatedTransfer:
     """The transfer as one of ours; a stranger's is a programming error."""
     assert isinstance(transfer, EmulatedTransfer)
     return transfer
+
+
+def _listed(endpoints: Sequence[int]) -> str:
+    return ", ".join(f"{address:#04x}" for address in endpoints)

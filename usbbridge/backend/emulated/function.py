@@ -18,6 +18,8 @@ STALL: Final = -2
 "The endpoint halts; this and all waiting transfers end with a STALL until the host clears the halt."
 BABBLE: Final = -3
 "The device has a packet that the transfer can't hold: the host's controller sees an overflow."
+ERROR: Final = -4
+"The packet is damaged, or missing: isochronous packets, which nobody acknowledges, only."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,15 @@ class Function(ABC):
     wake: Callable[[], None] = staticmethod(lambda: None)
     "Set by the engine. To be called, on the device's own thread, when a waiting transfer may have become servable."
 
+    leave: Callable[[], None] = staticmethod(lambda: None)
+    "Set by the engine. To be called, on the device's own thread, to go from the bus as if somebody had pulled it out."
+
     @abstractmethod
     def control(self, setup: SetupPacket, data: memoryview) -> int:
         """A class or vendor request, or a standard one to an interface that chapter 9 leaves to it.
 
         `data` is the whole data stage: to be read when the request goes to the device, to be filled when it goes to
-        the host. Answer: bytes of `data` used, or STALL.
+        the host. Answer: bytes of `data` used, STALL, or NAK: it is asked again when it has called `wake`.
         """
 
     @abstractmethod
@@ -59,6 +64,31 @@ class Function(ABC):
     @abstractmethod
     def send(self, endpoint: int, data: memoryview) -> int:
         """An IN transfer, at least one byte long. Answer: bytes put into `data`, NAK, STALL or BABBLE."""
+
+    def send_packet(self, endpoint: int, data: memoryview) -> int:
+        """The packet of one service interval on an isochronous IN endpoint. Answer: bytes put into `data`, which may be
+        0, ERROR or BABBLE."""
+        return 0
+
+    def receive_packet(self, endpoint: int, data: memoryview) -> int:
+        """The packet of one service interval on an isochronous OUT endpoint. Answer: bytes accepted, or ERROR."""
+        return len(data)
+
+    def receive_stream(self, endpoint: int, stream: int, data: memoryview) -> int:
+        """An OUT transfer on one of a SuperSpeed endpoint's streams (USB 3.2 §8.12.1.4); answer as of `receive`."""
+        return STALL
+
+    def send_stream(self, endpoint: int, stream: int, data: memoryview) -> int:
+        """An IN transfer on one of a SuperSpeed endpoint's streams; answer as of `send`."""
+        return STALL
+
+    def standard(self, setup: SetupPacket, data: memoryview) -> int | None:
+        """A standard request that the device answers in a way of its own, as `control`; None for the engine's."""
+        return None
+
+    def reset(self) -> None:
+        """The port was reset; its configuration and alternate settings are being restored."""
+        self.restart()
 
     @abstractmethod
     def restart(self) -> None:

@@ -3,7 +3,15 @@
 from usbbridge.backend.base import Device, Transfer
 from usbbridge.redirect.host import Host, Progress
 from usbbridge.usbredir.codec import Codec
-from usbbridge.usbredir.packets import BulkPacket, ControlPacket, Hello, InterruptPacket, Packet
+from usbbridge.usbredir.packets import (
+    BufferedBulkPacket,
+    BulkPacket,
+    ControlPacket,
+    Hello,
+    InterruptPacket,
+    IsoPacket,
+    Packet,
+)
 from usbbridge.usbredir.proto import ALL_CAPS, Cap, PacketType, Role
 
 
@@ -33,10 +41,12 @@ class Ear:
         self.heard.append((packet_id, InterruptPacket(*numbers, bytes(data))))
 
     def iso(self, packet_id: int, *fields: int | memoryview) -> None:
-        raise AssertionError("an isochronous packet, and no stream was started")
+        *numbers, data = fields
+        self.heard.append((packet_id, IsoPacket(*numbers, bytes(data))))
 
     def buffered_bulk(self, packet_id: int, *fields: int | memoryview) -> None:
-        raise AssertionError("a buffered bulk packet without the capability")
+        *numbers, data = fields
+        self.heard.append((packet_id, BufferedBulkPacket(*numbers, bytes(data))))
 
     def data_area(self, kind: PacketType, endpoint: int, length: int) -> memoryview | None:
         return None
@@ -66,6 +76,9 @@ class FakeGuest:
 
     def interrupt(self, packet_id: int, endpoint: int, data: bytes) -> None:
         self.out += self.codec.interrupt_header(packet_id, endpoint, 0, len(data), len(data)) + data
+
+    def iso(self, packet_id: int, endpoint: int, data: bytes) -> None:
+        self.out += self.codec.iso_header(packet_id, endpoint, 0, len(data), len(data)) + data
 
     def take_out(self) -> bytes:
         out = bytes(self.out)
@@ -106,7 +119,7 @@ class Rig:
 
     def work(self) -> bool:
         reaped = self.device.reap()
-        if self.host.due:
+        while self.host.due:
             self.host.service()
         return bool(reaped)
 

@@ -11,22 +11,38 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fakes.device import BULK_IN, BULK_OUT, INTERRUPT_IN, INTERRUPT_OUT, ISO_IN, FakeDevice
+from tests.fakes.device import BULK_IN, BULK_OUT, INTERRUPT_IN, INTERRUPT_OUT, ISO_IN, ISO_OUT, UAS, FakeDevice
 from tests.fakes.guest import Ear, FakeGuest, Rig
 from usbbridge.backend.base import Device, Status
 from usbbridge.backend.emulated.disk import open_disk
 from usbbridge.errors import DeviceError, DeviceLostError, LocalProtocolError, RefusedError, RemoteProtocolError
-from usbbridge.redirect.limits import MAX_PENDING_BYTES, MAX_TRANSFER, OUTBOX_HIGH
+from usbbridge.redirect.limits import (
+    BULK_BACKLOG,
+    ISO_BACKLOG,
+    MAX_PENDING,
+    MAX_PENDING_BYTES,
+    MAX_REPORT_BYTES,
+    MAX_REPORT_TRANSFERS,
+    MAX_STREAM_BYTES,
+    MAX_STREAM_TRANSFERS,
+    MAX_TRANSFER,
+    OUTBOX_HIGH,
+    STREAM_DROP,
+)
+from usbbridge.usb.ch9 import Speed
 from usbbridge.usbredir.codec import Codec
 from usbbridge.usbredir.packets import (
+    AllocBulkStreams,
     AltSettingStatus,
     BulkPacket,
+    BulkStreamsStatus,
     CancelDataPacket,
     ConfigurationStatus,
     ControlPacket,
     DeviceDisconnect,
     FilterFilter,
     FilterReject,
+    FreeBulkStreams,
     GetAltSetting,
     GetConfiguration,
     InterruptPacket,
@@ -34,8 +50,10 @@ from usbbridge.usbredir.packets import (
     Reset,
     SetAltSetting,
     SetConfiguration,
+    StartBulkReceiving,
     StartInterruptReceiving,
     StartIsoStream,
+    StopBulkReceiving,
     StopInterruptReceiving,
     StopIsoStream,
 )
@@ -48,6 +66,8 @@ ANSWER: dict[type[Packet], type[Packet]] = {
     GetAltSetting: AltSettingStatus,
     ControlPacket: ControlPacket,
     BulkPacket: BulkPacket,
+    AllocBulkStreams: BulkStreamsStatus,
+    FreeBulkStreams: BulkStreamsStatus,
 }
 "What has exactly one answer, of the same id. (Interrupt packets, too, but those of IN endpoints are unasked.)"
 
@@ -56,7 +76,10 @@ IDS = st.integers(1, 6)
 SMALL = st.integers(0, 3)
 REQUEST_TYPES = st.sampled_from([0x00, 0x80, 0x01, 0x81, 0x02, 0x82, 0x21, 0xA1, 0x40, 0xC0])
 ENDPOINTS_IN = st.sampled_from([BULK_IN, INTERRUPT_IN, ISO_IN, 0x80, 0x8E])
-ENDPOINTS_OUT = st.sampled_from([BULK_OUT, INTERRUPT_OUT, 0x00, 0x0E])
+ENDPOINTS_OUT = st.sampled_from([BULK_OUT, INTERRUPT_OUT, ISO_OUT, 0x00, 0x0E])
+COUNTS = st.sampled_from([0, 1, 1, 2, 3, 16, 17, 32, 33, 255])
+MASKS = st.sampled_from([0x000A_0004, 0x0002_0000, 0x0000_0004, 0, 0xFFFF_FFFF])
+"Of endpoints: those with streams of a UAS disk; one of them; none; all."
 
 Say = Callable[[FakeGuest], None]
 
@@ -72,6 +95,40 @@ def bulk_out(packet_id: int, endpoint: int, size: int, stream: int) -> Say:
     return lambda guest: guest.bulk(packet_id, endpoint, 0, bytes(size), stream)
 
 
+def bulk_in(packet_id: int, endpoint: int, size: int, stream: int) -> Say:
+    return lambda guest: guest.bulk(packet_id, endpoint, size, b"", stream)
+
+
+def iso_out(packet_id: int, endpoint: int, size: int, count: int) -> Say:
+    def say(guest: FakeGuest) -> None:
+        for _ in range(count):
+            guest.iso(packet_id, endpoint, bytes(size))
+
+    return say
+
+
+def playing(packets: int, urbs: int, count: int) -> Say:
+    """An isochronous stream with packets for it."""
+
+    def say(guest: FakeGuest) -> None:
+        guest.say(StartIsoStream(ISO_OUT, packets, urbs))
+        iso_out(1, ISO_OUT, 100, count)(guest)
+
+    return say
+
+
+def on_streams(packet_id: int, mask: int, count: int) -> Say:
+    """A disk's setting with streams, and transfers on them."""
+
+    def say(guest: FakeGuest) -> None:
+        guest.say(SetAltSetting(0, 1), packet_id)
+        guest.say(AllocBulkStreams(mask, count), packet_id)
+        guest.bulk(packet_id, BULK_OUT, 0, bytes(20_000), count)
+        guest.bulk(packet_id, BULK_IN, 512, b"", 1)
+
+    return say
+
+
 def command(packet_id: int, packet: Packet) -> Say:
     return lambda guest: guest.say(packet, packet_id)
 
@@ -83,17 +140,24 @@ COMMANDS = st.one_of(
     st.builds(GetAltSetting, SMALL),
     st.builds(StartInterruptReceiving, ENDPOINTS_IN),
     st.builds(StopInterruptReceiving, ENDPOINTS_IN),
-    st.builds(StartIsoStream, ENDPOINTS_IN, SMALL, SMALL),
-    st.builds(StopIsoStream, ENDPOINTS_IN),
+    st.builds(StartIsoStream, ENDPOINTS_IN | ENDPOINTS_OUT, COUNTS, COUNTS),
+    st.builds(StopIsoStream, ENDPOINTS_IN | ENDPOINTS_OUT),
+    st.builds(StartBulkReceiving, SMALL, st.sampled_from([0, 512, 513, 1024, 65536, 65537]), ENDPOINTS_IN, COUNTS),
+    st.builds(StopBulkReceiving, SMALL, ENDPOINTS_IN),
+    st.builds(AllocBulkStreams, MASKS, COUNTS),
+    st.builds(FreeBulkStreams, MASKS),
     st.just(CancelDataPacket()),
     st.just(Reset()),
 )
 SAYINGS = st.one_of(
     st.builds(control, IDS, REQUEST_TYPES, st.sampled_from([0, 1, 5, 6, 9, 11, 0xFE, 0xFF]), SMALL, SMALL, SIZES),
     st.builds(bulk_out, IDS, ENDPOINTS_OUT, SIZES, st.sampled_from([0, 0, 0, 1])),
-    st.builds(lambda i, e, n: lambda guest: guest.bulk(i, e, n), IDS, ENDPOINTS_IN, SIZES | st.just(MAX_TRANSFER + 1)),
+    st.builds(bulk_in, IDS, ENDPOINTS_IN, SIZES | st.just(MAX_TRANSFER + 1), SMALL),
     st.builds(lambda i, e, n: lambda guest: guest.interrupt(i, e, bytes(n)), IDS, ENDPOINTS_OUT, st.integers(0, 100)),
+    st.builds(iso_out, IDS, ENDPOINTS_OUT, st.sampled_from([0, 1, 192, 193]), st.sampled_from([1, 1, 2, 300])),
     st.builds(command, IDS, COMMANDS),
+    st.builds(playing, COUNTS, COUNTS, st.sampled_from([1, 5, 300])),
+    st.builds(on_streams, IDS, MASKS, COUNTS),
 )
 RARE = st.sampled_from([FilterReject(), FilterFilter("-1,-1,-1,-1,0"), FilterFilter("-1,-1,-1,-1,1")])
 
@@ -130,7 +194,7 @@ class Listener(Ear):
 
     def __init__(self) -> None:
         super().__init__()
-        self.codec = Codec(Role.HOST, ALL_CAPS & ~(Cap.BULK_STREAMS | Cap.BULK_RECEIVING), "listener", self)
+        self.codec = Codec(Role.HOST, ALL_CAPS, "listener", self)
         self.codec.hello()
 
 
@@ -161,7 +225,7 @@ class Session:
     def check(self) -> None:
         host = self.rig.host
         assert host.pending_bytes <= MAX_PENDING_BYTES + MAX_TRANSFER
-        assert host.outbox.size <= OUTBOX_HIGH + MAX_PENDING_BYTES
+        assert host.outbox.size <= OUTBOX_HIGH + MAX_PENDING_BYTES + STREAM_DROP + ISO_BACKLOG + BULK_BACKLOG
         assert host.outbox.size == sum(map(len, host.outbox.parts))
 
     def end(self) -> None:
@@ -174,7 +238,9 @@ class Session:
 
     def check_answers(self) -> None:
         """Each request was answered once, unless nothing may be said any more."""
+        streams = Cap.BULK_STREAMS in self.listener.codec.negotiated
         asked = Counter((i, ANSWER[type(p)]) for i, p in self.listener.heard if type(p) in ANSWER)
+        asked = Counter({key: n for key, n in asked.items() if streams or key[1] is not BulkStreamsStatus})
         asked += Counter((i, InterruptPacket) for i, p in self.listener.heard if type(p) is InterruptPacket)
         told = Counter((i, type(p)) for i, p in self.rig.guest.ear.heard if type(p) in ANSWER.values())
         told += Counter(
@@ -204,7 +270,10 @@ def let_work(device: FakeDevice, choices: Sequence[tuple[int, Status]]) -> None:
         if device.flying:
             transfer = device.flying[which % len(device.flying)]
             is_in = transfer.setup[0] & 0x80 if transfer.kind == "control" else transfer.endpoint & 0x80
-            device.finish(transfer, status, bytes(transfer.length) if is_in and status is Status.COMPLETED else b"")
+            if transfer.kind == "iso" and which % 2:
+                device.finish_iso(transfer, [bytes(is_in and transfer.lengths[0]), status])
+            else:
+                device.finish(transfer, status, bytes(transfer.length) if is_in and status is Status.COMPLETED else b"")
 
 
 CAPS = st.sampled_from([ALL_CAPS, ALL_CAPS & ~Cap.IDS_64BIT, Cap.FILTER, Cap(0)])
@@ -212,7 +281,7 @@ CUTS = st.lists(FRACTION, max_size=6)
 ENDINGS = st.sampled_from([status for status in Status if status is not Status.NO_DEVICE])
 ENDS = st.lists(st.lists(st.tuples(st.integers(0, 30), ENDINGS), max_size=4), max_size=6)
 BROKEN_CALLS = st.dictionaries(
-    st.sampled_from(["claim", "reset", "set_configuration", "set_interface", "clear_halt"]),
+    st.sampled_from(["claim", "reset", "set_configuration", "set_interface", "clear_halt", "alloc_streams"]),
     st.sampled_from([DeviceError("fails"), DeviceLostError("gone"), RefusedError("busy")]),
     max_size=1,
 )
@@ -237,6 +306,7 @@ def run(session: Session, stream: bytes, cuts: Sequence[float], work: Callable[[
     caps=CAPS,
     broken=BROKEN_CALLS,
     keeps=st.booleans(),
+    uas=st.booleans(),
 )
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_no_bytes_upset_a_host_with_an_unruly_device(
@@ -248,8 +318,9 @@ def test_no_bytes_upset_a_host_with_an_unruly_device(
     caps: Cap,
     broken: dict[str, Exception],
     keeps: bool,
+    uas: bool,
 ) -> None:
-    device = FakeDevice()
+    device = FakeDevice(UAS, speed=Speed.SUPER) if uas else FakeDevice()
     session = Session(device, caps)
     sayings = [*sayings, *(command(0, packet) for packet in rare if Cap.FILTER in session.rig.guest.codec.negotiated)]
     device.failures |= broken
@@ -257,6 +328,9 @@ def test_no_bytes_upset_a_host_with_an_unruly_device(
 
     def work(number: int) -> None:
         let_work(device, ends[number] if number < len(ends) else [])
+        assert device.outstanding <= MAX_PENDING + MAX_STREAM_TRANSFERS + MAX_REPORT_TRANSFERS + 1
+        most = MAX_PENDING_BYTES + MAX_TRANSFER + 2 * (MAX_STREAM_BYTES + MAX_REPORT_BYTES)  # rounded up
+        assert device.outstanding_bytes <= most
 
     stream = recorded(session, sayings)
     run(session, mutated(stream, mutations), cuts, work)

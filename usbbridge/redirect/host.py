@@ -23,29 +23,21 @@ from typing import TypeVar
 
 from usbbridge.backend.base import Device, Transfer
 from usbbridge.errors import DeviceLostError, RefusedError, UsbBridgeError
-from usbbridge.redirect.interrupt import InterruptReceiving
+from usbbridge.redirect import admission
+from usbbridge.redirect.interrupt_out import InterruptOut
 from usbbridge.redirect.limits import DRAIN_SECONDS, MAX_TRANSFER, OUTBOX_HIGH
 from usbbridge.redirect.outbox import Outbox
 from usbbridge.redirect.settings import NO_SUCH_INTERFACE, Settings
 from usbbridge.redirect.status import redir_speed
+from usbbridge.redirect.streaming import STREAM_PACKETS, Streaming
 from usbbridge.redirect.transfers import Transfers
+from usbbridge.redirect.uas import WithoutUas
 from usbbridge.usbredir import filter as redir_filter
 from usbbridge.usbredir import packets
 from usbbridge.usbredir.codec import Codec
 from usbbridge.usbredir.packets import Packet
-from usbbridge.usbredir.proto import Cap, PacketType, Role
+from usbbridge.usbredir.proto import ALL_CAPS, Cap, PacketType, Role
 from usbbridge.usbredir.proto import Status as RedirStatus
-
-CAPS = (
-    Cap.CONNECT_DEVICE_VERSION
-    | Cap.FILTER
-    | Cap.DEVICE_DISCONNECT_ACK
-    | Cap.EP_INFO_MAX_PACKET_SIZE
-    | Cap.IDS_64BIT
-    | Cap.BULK_LENGTH_32BIT
-)
-"""What this host can do. Without BULK_STREAMS and BULK_RECEIVING a guest uses plain bulk transfers instead."""
-
 
 _Answer = TypeVar("_Answer", RedirStatus, RedirStatus | None)
 
@@ -89,18 +81,20 @@ class Host:
         self._transfers = Transfers(device, self.outbox, clock, self._lost, self._use, self._intercept)
         self.pending = self._transfers.pending
         "Transfers of the device that the guest waits for: not empty while there are any."
-        self._reports = InterruptReceiving(device, self.outbox, self._lost, self._stalled)
-        self._settings = Settings(device, self._transfers, self._reports, self._send, quirks)
-        # the sink of the codec: data packets go straight to the transfers
-        self.bulk, self.control, self.interrupt = (
-            self._transfers.bulk,
-            self._transfers.control,
-            self._transfers.interrupt,
+        self._interrupt_out = InterruptOut(device, self._transfers, self.outbox, self._lost)
+        self._streams = Streaming(
+            device, self._transfers, self.outbox, self._send, self._lost, self._stalled, quirks
         )
+        self._settings = Settings(device, self._transfers, self._interrupt_out, self._streams, self._send, quirks)
+        self._release = self._transfers.release
+        # the sink of the codec: data packets go straight to the transfers
+        self.bulk, self.control = self._transfers.bulk, self._transfers.control
+        self.interrupt, self.iso = self._interrupt_out.packet, self._streams.iso_out.packet
         self.data_area = self._transfers.data_area
-        self.codec = Codec(Role.HOST, CAPS, version, self, max_payload=MAX_TRANSFER)
+        self.codec = Codec(Role.HOST, ALL_CAPS, version, self, max_payload=MAX_TRANSFER)
         self._transfers.answer_through(self.codec)
-        self._reports.answer_through(self.codec)
+        self._interrupt_out.answer_through(self.codec)
+        self._streams.answer_through(self.codec)
         self._handlers: dict[PacketType, Callable[[int, Packet], None]] = {
             PacketType.HELLO: self._on_hello,
             PacketType.RESET: self._on_reset,
@@ -108,14 +102,12 @@ class Host:
             PacketType.GET_CONFIGURATION: self._on_get_configuration,
             PacketType.SET_ALT_SETTING: self._on_set_alt_setting,
             PacketType.GET_ALT_SETTING: self._on_get_alt_setting,
-            PacketType.START_ISO_STREAM: self._on_start_iso,
-            PacketType.STOP_ISO_STREAM: self._on_stop_iso,
-            PacketType.START_INTERRUPT_RECEIVING: self._on_start_interrupt,
-            PacketType.STOP_INTERRUPT_RECEIVING: self._on_stop_interrupt,
             PacketType.CANCEL_DATA_PACKET: self._on_cancel,
             PacketType.FILTER_FILTER: self._on_filter,
             PacketType.FILTER_REJECT: self._on_reject,
             PacketType.DEVICE_DISCONNECT_ACK: self._on_ack,
+            **dict.fromkeys(STREAM_PACKETS, self._streams.packet),
+            PacketType.START_BULK_RECEIVING: self._on_start_bulk,
         }
 
     # ---- for the owner
@@ -130,8 +122,7 @@ class Host:
         if self._announce_due:
             self._announce_due = False
             self._announce()
-        if self._reports.to_recover:
-            self._reports.recover()
+        self._streams.recover()
         if self._failure is not None:
             raise self._failure
 
@@ -160,19 +151,28 @@ class Host:
         """Bytes of transfer buffers in use (see `limits.MAX_PENDING_BYTES`)."""
         return self._transfers.pending_bytes
 
+    def drive(self, device: Device) -> list[Transfer]:
+        """Drive the device through this object from now on, that stands in front of it or no longer does. Answer: what
+        is in flight now, and so has been given to the one before."""
+        self._device = device
+        self._transfers.drive(device)
+        self._interrupt_out.drive(device)
+        self._settings.drive(device)
+        return [*self.pending, *self._streams.drive(device)]
+
     def sent(self, held: list[Transfer]) -> None:
         """The data of these transfers has been written: their buffers are free again."""
         for transfer in held:
-            self._transfers.release(transfer)
+            self._release(transfer)
 
     def disconnect(self) -> None:
         """Take the device away from the guest: answer what is pending, say device_disconnect, release the device."""
         if self._announced:
             self._announced = False
             self._transfers.cancel_all()
-            self._reports.stop_all()
+            self._streams.stop_all()
             self._transfers.disconnect()
-            self._reports.set_endpoints({})
+            self._settings.forget()
             self.outbox.put(self.codec.encode(packets.DeviceDisconnect()))
             self.acknowledged = not self.codec.negotiated & Cap.DEVICE_DISCONNECT_ACK
         else:
@@ -183,7 +183,7 @@ class Host:
         closed."""
         if self._claimed:
             self._transfers.abandon_all()
-            self._reports.stop_all()
+            self._streams.stop_all()
             lost = isinstance(self._failure, DeviceLostError)
             if not lost and self._device.drain(DRAIN_SECONDS) and self._transfers.touched:
                 with contextlib.suppress(DeviceLostError):
@@ -192,8 +192,8 @@ class Host:
 
     @property
     def dropped(self) -> int:
-        """Reports of receiving endpoints that were thrown away because the guest did not read."""
-        return self._reports.dropped
+        """Packets of streams that were thrown away because guest or device did not keep up."""
+        return self._streams.dropped
 
     @property
     def resets(self) -> int:
@@ -210,6 +210,8 @@ class Host:
         self._claimed = True  # or a part of it, if that fails
         self._device.claim()
         self._settings.reset_device()
+        if self._streams.bulk_streams.lacking(self._settings.layout):
+            self.control = WithoutUas(self._transfers).control
         self._transfers.connect()
         self._settings.tell()
         d = self._device.descriptor
@@ -222,19 +224,8 @@ class Host:
 
     def _check_filter(self) -> None:
         """Hold the device against the guest's filter, if it sent one. Raises RefusedError."""
-        if self._rules is None:
-            return
-        d = self._device.descriptor
-        interfaces = self._settings.layout.interface_info().interfaces
-        facts = redir_filter.DeviceFacts(
-            d.class_, d.subclass, d.protocol, d.vendor, d.product, d.bcd_device, interfaces
-        )
-        verdict = redir_filter.check(self._rules, facts)
-        if not verdict.allowed:
-            raise RefusedError(
-                f"the VM's filter does not allow {self._device.name}{_because(verdict)}",
-                hint="the filter is a property of the VM's usb-redir device (libvirt: <redirfilter>)",
-            )
+        if self._rules is not None:
+            admission.check(self._rules, self._device, self._settings.layout)
 
     def _use(self) -> None:
         """The guest has asked something of the device: it has taken it."""
@@ -279,13 +270,9 @@ class Host:
 
     def _on_reject(self, packet_id: int, packet: Packet) -> None:
         if self._announced:
-            self._fail(
-                RefusedError(
-                    f"the VM refused {self._device.name}",
-                    hint="its USB filter denies the device, or its USB controller can't carry the device's speed: "
-                    "give the VM a qemu-xhci controller",
-                )
-            )
+            no_streams = self._streams.bulk_streams.failed
+            hint = admission.refused_hint(self._device.descriptor, no_streams=no_streams)
+            self._fail(RefusedError(f"the VM refused {self._device.name}", hint=hint))
 
     def _on_ack(self, packet_id: int, packet: Packet) -> None:
         self.acknowledged = True
@@ -335,49 +322,17 @@ class Host:
         status = known if self._announced else RedirStatus.IOERROR
         self._send(packets.AltSettingStatus(status, packet.interface, alternate), packet_id)
 
-    # ---- streams
-
-    def _on_start_interrupt(self, packet_id: int, packet: Packet) -> None:
-        assert isinstance(packet, packets.StartInterruptReceiving)
-        if self._announced:
-            self._use()
-            self._transfers.touched = True
-            self._reports.start(packet.endpoint)
-        else:
-            self._send(packets.InterruptReceivingStatus(RedirStatus.STALL, packet.endpoint))
-
-    def _on_stop_interrupt(self, packet_id: int, packet: Packet) -> None:
-        assert isinstance(packet, packets.StopInterruptReceiving)
-        if self._announced:
-            self._reports.stop(packet.endpoint)
-
-    def _on_start_iso(self, packet_id: int, packet: Packet) -> None:
-        """No isochronous streams: STALL is the protocol's word for a stream that does not run."""
-        assert isinstance(packet, packets.StartIsoStream)
-        self._send(packets.IsoStreamStatus(RedirStatus.STALL, packet.endpoint))
-
-    def _on_stop_iso(self, packet_id: int, packet: Packet) -> None:
-        assert isinstance(packet, packets.StopIsoStream)
-        if self._announced:
-            self._send(packets.IsoStreamStatus(RedirStatus.SUCCESS, packet.endpoint))
+    def _on_start_bulk(self, packet_id: int, packet: Packet) -> None:
+        """From now on written data may be that of a stream; until now, nobody had to look."""
+        self._release = self._streams.release
+        self._streams.packet(packet_id, packet)
 
     # ---- data packets that `Transfers` does not take
 
     def _intercept(self, request: int, value: int, index: int) -> RedirStatus | None:
         return self._attempt(self._settings.control, request, value, index)
 
-    def iso(self, packet_id: int, endpoint: int, status: int, length: int, data: memoryview) -> None:
-        """Isochronous data for a stream that was refused: dropped, as on the bus."""
-
     def buffered_bulk(
         self, packet_id: int, stream_id: int, length: int, endpoint: int, status: int, data: memoryview
     ) -> None:
         """Never comes from a guest: the codec refuses it."""
-
-
-def _because(verdict: redir_filter.Verdict) -> str:
-    """Which rule and interface decided, for the message."""
-    if verdict.rule is None:
-        return ": no rule of it is about this device"
-    interface = f", interface {verdict.interface.interface}" if verdict.interface else ""
-    return f" (rule {redir_filter.format((verdict.rule,))}{interface})"

@@ -23,6 +23,8 @@ class Layout:
         self._speed = speed
         numbers = dict.fromkeys(setting.number for setting in configuration.interfaces) if configuration else {}
         self.alternates: dict[int, int] = dict.fromkeys(numbers, 0)
+        self.streams: dict[int, int] = {}
+        "Bulk streams that are offered, by endpoint address: not all that a device has can be had."
 
     @property
     def value(self) -> int:
@@ -57,6 +59,13 @@ class Layout:
             return endpoint.packet_bytes
         return endpoint.max_packet_size & 0x7FF
 
+    def interval_bytes(self, endpoint: Endpoint) -> int:
+        """The most bytes that a packet of the endpoint carries to or from a guest. SuperSpeed isochronous endpoints
+        have several bus packets in a service interval (USB 3.2 §9.6.7), which are one for a guest."""
+        if endpoint.transfer_type is TransferType.ISO and endpoint.companion is not None:
+            return max(self.packet_size(endpoint), endpoint.companion.bytes_per_interval)
+        return self.packet_size(endpoint)
+
     def interface_info(self) -> InterfaceInfo:
         """The packet of that name."""
         return InterfaceInfo(
@@ -77,4 +86,5 @@ class Layout:
         # An interval of 0 is a broken device's; QEMU refuses the device for it, Linux polls it all the same.
         periodic = kind in (TransferType.INTERRUPT, TransferType.ISO)
         interval = max(endpoint.interval, 1) if periodic else endpoint.interval
-        return EndpointEntry(_TYPES[kind], interval, interface, self.packet_size(endpoint), endpoint.max_streams)
+        streams = self.streams.get(endpoint.address, 0)
+        return EndpointEntry(_TYPES[kind], interval, interface, self.packet_size(endpoint), streams)

@@ -29,13 +29,51 @@ INTERRUPT_TRANSFERS: Final = 5
 millisecond, and what other usbredir hosts use."""
 
 MAX_REPORT_TRANSFERS: Final = 2 * 15 * INTERRUPT_TRANSFERS
-"""Transfers of all receiving endpoints together, cancelled ones that have not come back included: each of the 15 IN
-endpoints may run once while those of its last run are on their way back. A guest that starts and stops in a row meets
-this; its start is answered STALL."""
+"""Transfers of all receiving interrupt endpoints together, cancelled ones that have not come back included: each of the
+15 IN endpoints may run once while those of its last run are on their way back. A guest that starts and stops in a row
+meets this; its start is answered STALL."""
+
+MAX_REPORT_BYTES: Final = MAX_REPORT_TRANSFERS << 11
+"Their data areas: wMaxPacketSize has 11 bits for its bytes (USB 2.0 §9.6.6)."
+
+MAX_ISO_PACKETS: Final = 32
+"Packets in an isochronous URB, 4 ms of high-speed microframes: what other usbredir hosts allow, and QEMU asks for."
+
+MAX_STREAM_URBS: Final = 16
+"URBs of an isochronous stream, or transfers of a receiving bulk endpoint: what the protocol allows."
+
+MAX_BULK_RECEIVING: Final = 64 << 10
+"One transfer of a receiving bulk endpoint. QEMU asks for 512 bytes, or one packet; its serial drivers for no more."
+
+MAX_STREAM_TRANSFERS: Final = 2 * 30 * MAX_STREAM_URBS
+"""Transfers of all isochronous streams and receiving bulk endpoints together, cancelled ones that have not come back
+included: as MAX_REPORT_TRANSFERS, with the OUT endpoints."""
+
+MAX_STREAM_BYTES: Final = 16 << 20
+"""Data areas of those transfers: what usbfs grants a process by default (usbfs_memory_mb). The largest high-speed
+stream there is takes 1.5 MiB: 16 URBs of 32 packets of 3 KiB. A start that exceeds this, or the limit above, is
+answered STALL."""
+
+ISO_DROP_FROM: Final = 3
+"How often what all URBs of an isochronous IN stream hold has to wait to be written, until its packets are dropped."
+ISO_DROP_UNTIL: Final = 2
+"Dropping goes on until less than what they hold, divided by this, waits. Both as other usbredir hosts have it."
+
+ISO_BACKLOG: Final = 1 << 20
+"""Bytes of all isochronous IN streams together waiting to be written from which packets are dropped in any case: that,
+and one URB more, is what can stand in front of a control answer or a report. 84 ms at 100 Mbit/s; 43 ms of the fastest
+high-speed stream. Well below OUTBOX_HIGH: a camera must not keep the guest's requests from being read."""
+
+BULK_BACKLOG: Final = 256 << 10
+"Bytes waiting to be written from which the transfers of a receiving bulk endpoint wait with them, and so the device."
 
 MAX_STREAM_ERRORS: Final = 50
-"""Errors in a row after which a receiving endpoint is stopped and said to be stalled: an unplugged device shows some
-before it is known to be gone."""
+"""Errors in a row after which a stream is stopped and said to be stalled: an unplugged device shows some before it is
+known to be gone."""
+
+MAX_BULK_STREAMS: Final = 256
+"""Bulk streams of an endpoint that are offered: as many commands as Linux's UAS driver ever has under way. For each the
+kernel has a ring of its own, of 8 KiB; a device may say that it has 65536."""
 
 CONTROL_SECONDS: Final = 5.0
 "A control transfer's time, after which it is answered TIMEOUT: USB 2.0 §9.2.6.4 lets a device take 5 s."

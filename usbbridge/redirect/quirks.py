@@ -6,6 +6,9 @@ from typing import Final
 NO_RESET: Final = "no-reset"
 "The device does not bear a reset: it is not reset before it is announced, nor when the guest asks, nor at the end."
 
+NO_STREAMS: Final = "no-streams"
+"The device's bulk streams do not work, or its controller's: they are not offered."
+
 DELAY: Final = "delay"
 "The device needs a while between being taken from its kernel driver and its first request."
 SETTLE_SECONDS: Final = 1.0

@@ -10,10 +10,11 @@ from typing import Final
 
 from usbbridge.backend.base import Device
 from usbbridge.errors import DeviceError, DeviceLostError, UsbBridgeError
-from usbbridge.redirect.interrupt import InterruptReceiving
+from usbbridge.redirect.interrupt_out import InterruptOut
 from usbbridge.redirect.layout import Layout
 from usbbridge.redirect.limits import DRAIN_SECONDS
 from usbbridge.redirect.quirks import NEVER_RESET, NO_RESET
+from usbbridge.redirect.streaming import Streaming
 from usbbridge.redirect.transfers import Transfers
 from usbbridge.usb.ch9 import Feature, Request
 from usbbridge.usbredir.packets import Packet
@@ -30,7 +31,8 @@ class Settings:
         self,
         device: Device,
         transfers: Transfers,
-        reports: InterruptReceiving,
+        interrupt_out: InterruptOut,
+        streams: Streaming,
         send: Callable[[Packet], None],
         quirks: Collection[str] = (),
     ) -> None:
@@ -38,17 +40,32 @@ class Settings:
         self.resets = 0
         "Resets carried out because the guest asked for them."
         self._quirks = quirks
-        self._device, self._transfers, self._reports, self._send = device, transfers, reports, send
+        self._device, self._transfers, self._send = device, transfers, send
+        self._interrupt_out, self._streams = interrupt_out, streams
+
+    def drive(self, device: Device) -> None:
+        """Ask this device object from now on."""
+        self._device = device
 
     def read(self) -> None:
         """Take the layout from the device's descriptors."""
         self.layout = Layout(self._device.configuration(), self._device.speed)
 
-    def tell(self) -> None:
-        """interface_info and ep_info, and what the transfers may use from now on."""
+    def forget(self) -> None:
+        """The device is no longer the guest's: no configuration, no interfaces, and no endpoints to use."""
+        self.layout = Layout(None, self._device.speed)
+        self._use_endpoints()
+
+    def _use_endpoints(self) -> None:
         endpoints = self.layout.endpoints()
         self._transfers.set_endpoints(endpoints)
-        self._reports.set_endpoints(endpoints)
+        self._interrupt_out.set_endpoints(endpoints)
+        self._streams.set_layout(self.layout)
+
+    def tell(self) -> None:
+        """interface_info and ep_info, and what the transfers may use from now on. Raises DeviceLostError."""
+        self.layout.streams = self._streams.bulk_streams.offer(self.layout)
+        self._use_endpoints()
         self._send(self.layout.interface_info())
         self._send(self.layout.ep_info())
 
@@ -94,15 +111,20 @@ class Settings:
         self._transfers.touched = True
         if not self._quiesce(self.layout.endpoints_of(number)):
             return Status.IOERROR
+        if not self._select(number, alternate):
+            return Status.STALL
+        self.layout.alternates[number] = alternate
+        self.tell()
+        return Status.SUCCESS
+
+    def _select(self, number: int, alternate: int) -> bool:
         try:
             self._device.set_interface(number, alternate)
         except DeviceLostError:
             raise
         except DeviceError:
-            return Status.STALL
-        self.layout.alternates[number] = alternate
-        self.tell()
-        return Status.SUCCESS
+            return False
+        return True
 
     def control(self, request: int, value: int, index: int) -> Status | None:
         """Carry out one of the requests in `transfers.INTERCEPTED`; None if it may go to the device as it is."""
@@ -117,8 +139,19 @@ class Settings:
     def reset(self) -> None:
         """Cancel everything, tell the guest that its streams have stopped, and reset. Raises DeviceLostError."""
         self._quiesce(None)
+        self._streams.bulk_streams.forget()
         self.resets += 1
         self.reset_device()
+        if any(self.layout.alternates.values()) and self._device.drain(DRAIN_SECONDS):
+            self._select_first_settings()
+
+    def _select_first_settings(self) -> None:
+        """After a reset all interfaces are in their first setting for the guest (USB 2.0 §9.1.1.5), while the client's
+        kernel may have restored what they were in. Raises DeviceLostError."""
+        for number, alternate in self.layout.alternates.items():
+            if alternate and self._select(number, 0):
+                self.layout.alternates[number] = 0
+        self.tell()
 
     def reset_device(self) -> None:
         """Reset, unless the device does not bear it. Raises DeviceLostError if it does not come back."""
@@ -142,7 +175,11 @@ class Settings:
         return Status.SUCCESS
 
     def _quiesce(self, endpoints: set[int] | None) -> bool:
-        """End what is in flight on these endpoints (None: on all). False if it does not end in time."""
+        """End what is in flight on these endpoints (None: on all), and free their bulk streams. False if it does not
+        end in time."""
         self._transfers.cancel_all(endpoints)
-        self._reports.stop_all(endpoints, say=Status.STALL)
-        return self._device.drain(DRAIN_SECONDS)
+        self._streams.stop_all(endpoints, say=Status.STALL)
+        if not self._device.drain(DRAIN_SECONDS):
+            return False
+        self._streams.bulk_streams.drop(endpoints)
+        return True

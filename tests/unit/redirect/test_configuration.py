@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.fakes.device import BULK_IN, BULK_OUT, INTERRUPT_OUT, FakeDevice
+from tests.fakes.device import BULK_IN, BULK_OUT, INTERRUPT_OUT, ISO_IN, ISO_OUT, FakeDevice
 from tests.fakes.guest import Rig
 from usbbridge.errors import DeviceError, DeviceLostError, NotPermittedError, RemoteProtocolError
+from usbbridge.usb.descriptors import MAX_INTERFACES, Configuration, Interface
 from usbbridge.usbredir.packets import (
     AltSettingStatus,
     BulkPacket,
@@ -19,7 +20,9 @@ from usbbridge.usbredir.packets import (
     Reset,
     SetAltSetting,
     SetConfiguration,
+    StartBulkReceiving,
     StartInterruptReceiving,
+    StartIsoStream,
 )
 from usbbridge.usbredir.proto import Cap, EndpointType, Status
 
@@ -122,6 +125,50 @@ def test_a_configuration_is_not_set_while_a_cancelled_transfer_does_not_come_bac
     assert device.calls("set_configuration") == device.calls("set_interface") == []
 
 
+def test_a_device_may_have_as_many_interfaces_as_the_protocol_has_room_for() -> None:
+    interfaces = tuple(Interface(n, 0, 255, n, 0, 0, ()) for n in range(MAX_INTERFACES))
+    rig = Rig(FakeDevice(Configuration(1, 0x80, 50, 0, interfaces)))
+    rig.host.start()
+    (info,) = (packet for _, packet in rig.answers() if isinstance(packet, InterfaceInfo))
+    assert [(entry.interface, entry.subclass) for entry in info.interfaces] == [(n, n) for n in range(32)]
+    last = MAX_INTERFACES - 1
+    assert rig.ask(SetAltSetting(last, 0), 7)[-1] == (7, AltSettingStatus(SUCCESS, last, 0))
+
+
+def test_a_configuration_of_more_interfaces_ends_the_session_with_a_reason(rig: Rig, device: FakeDevice) -> None:
+    device.failures |= dict.fromkeys(("set_configuration", "claim"), DeviceError("it has 33 interfaces"))
+    rig.guest.say(SetConfiguration(2), 7)
+    with pytest.raises(DeviceError, match="it has 33 interfaces"):
+        rig.settle()
+    rig.to_guest()
+    assert rig.guest.ear.take() == [(7, ConfigurationStatus(IOERROR, 1))]
+
+
+def test_interfaces_are_known_by_their_numbers_not_by_their_places() -> None:
+    interfaces = tuple(Interface(number, alternate, 255, 0, 0, 0, ()) for number, alternate in ((7, 0), (3, 0), (3, 5)))
+    rig = Rig(FakeDevice(Configuration(1, 0x80, 50, 0, interfaces))).attach()
+    assert rig.ask(SetAltSetting(3, 5), 1)[-1] == (1, AltSettingStatus(SUCCESS, 3, 5))
+    assert rig.ask(GetAltSetting(7), 2) == [(2, AltSettingStatus(SUCCESS, 7, 0))]
+    assert rig.ask(SetAltSetting(0, 0), 3) == [(3, AltSettingStatus(INVAL, 0, 255))]
+    assert rig.ask(SetAltSetting(3, 1), 4) == [(4, AltSettingStatus(INVAL, 3, 5))]
+
+
+def test_an_unconfigured_device_has_its_default_pipe_and_can_be_configured() -> None:
+    device = FakeDevice()
+    device.active = None
+    rig = Rig(device).attach()
+    assert rig.ask(GetConfiguration(), 1) == [(1, ConfigurationStatus(SUCCESS, 0))]
+    assert rig.ask(SetConfiguration(0), 2) == [(2, ConfigurationStatus(SUCCESS, 0))]
+    assert device.calls("set_configuration") == []
+    rig.guest.control(3, 0x80, 6, 0x0100, 0, 18)
+    rig.settle()
+    device.finish(device.flying[0], data=b"descriptor")
+    assert rig.answers()[0][0] == 3
+    assert rig.ask(SetConfiguration(1), 4)[-1] == (4, ConfigurationStatus(SUCCESS, 1))
+    rig.guest.bulk(5, BULK_IN, 512)
+    assert rig.answers() == []
+
+
 # ---- alternate settings
 
 
@@ -196,8 +243,14 @@ def test_resets_of_a_device_that_was_not_used_are_skipped(rig: Rig, device: Fake
         lambda guest: guest.say(SetConfiguration(2)),
         lambda guest: guest.say(SetAltSetting(1, 1)),
         lambda guest: guest.say(StartInterruptReceiving(0x83)),
+        lambda guest: guest.say(StartIsoStream(ISO_IN, 1, 1)),
+        lambda guest: guest.say(StartIsoStream(ISO_OUT, 1, 1)),
+        lambda guest: guest.say(StartBulkReceiving(0, 512, BULK_IN, 1)),
     ],
-    ids=["control", "clear halt", "bulk", "interrupt", "configuration", "setting", "receiving"],
+    ids=[
+        *("control", "clear halt", "bulk", "interrupt", "configuration", "setting"),
+        *("receiving", "iso in", "iso out", "bulk receiving"),
+    ],
 )
 def test_whatever_was_done_to_the_device_makes_the_next_reset_real(rig: Rig, device: FakeDevice, use: object) -> None:
     use(rig.guest)
@@ -214,6 +267,35 @@ def test_a_reset_cancels_everything_and_has_no_answer_itself(rig: Rig, device: F
     assert [(packet_id, packet.status) for packet_id, packet in answers] == [(n, CANCELLED) for n in (1, 2, 3)]
     assert device.flying == []
     assert rig.host.pending_bytes == 0
+
+
+def test_after_a_reset_all_interfaces_are_in_their_first_settings(rig: Rig, device: FakeDevice) -> None:
+    rig.ask(SetAltSetting(1, 1))
+    answers = rig.ask(Reset())
+    assert kinds(answers) == [InterfaceInfo, EpInfo]
+    assert answers[1][1].endpoints[4].type == EndpointType.INTERRUPT
+    assert [entry for entry in device.log if entry[0] in ("reset", "set_interface")][-2:] == [
+        ("reset",),
+        ("set_interface", 1, 0),
+    ]
+    assert rig.ask(GetAltSetting(1), 8) == [(8, AltSettingStatus(SUCCESS, 1, 0))]
+    rig.guest.interrupt(1, INTERRUPT_OUT, b"x")
+    assert rig.answers() == []
+
+
+def test_a_setting_that_cannot_be_left_after_a_reset_is_told_as_it_is(rig: Rig, device: FakeDevice) -> None:
+    rig.ask(SetAltSetting(1, 1))
+    device.failures["set_interface"] = DeviceError("stalled")
+    assert kinds(rig.ask(Reset())) == [InterfaceInfo, EpInfo]
+    assert rig.ask(GetAltSetting(1), 8) == [(8, AltSettingStatus(SUCCESS, 1, 1))]
+
+
+def test_a_device_lost_after_a_reset_ends_the_session(rig: Rig, device: FakeDevice) -> None:
+    rig.ask(SetAltSetting(1, 1))
+    device.failures["set_interface"] = DeviceLostError("gone")
+    rig.guest.say(Reset())
+    with pytest.raises(DeviceLostError, match="gone"):
+        rig.settle()
 
 
 def test_a_reset_goes_on_although_a_transfer_does_not_come_back(rig: Rig, device: FakeDevice) -> None:
@@ -293,8 +375,10 @@ def test_requests_that_cross_the_disconnect_are_answered_with_errors(rig: Rig, d
     rig.guest.say(GetAltSetting(1), 9)
     rig.guest.say(Reset())
     device.log.clear()
-    answers = [(packet_id, packet.status) for packet_id, packet in rig.answers() if packet_id]
-    assert answers == [(n, IOERROR) for n in range(1, 10)]
+    answers = [(packet_id, packet) for packet_id, packet in rig.answers() if packet_id]
+    assert [(packet_id, packet.status) for packet_id, packet in answers] == [(n, IOERROR) for n in range(1, 10)]
+    assert [packet.configuration for _, packet in answers[5:7]] == [0, 0]
+    assert [packet.alt for _, packet in answers[7:]] == [255, 255]
     assert device.log == []
     assert rig.host.pending_bytes == 0
 

@@ -11,14 +11,11 @@ from usbbridge.usbredir.packets import (
     BulkPacket,
     InterruptPacket,
     InterruptReceivingStatus,
-    IsoStreamStatus,
     Packet,
     Reset,
     SetAltSetting,
     StartInterruptReceiving,
-    StartIsoStream,
     StopInterruptReceiving,
-    StopIsoStream,
 )
 from usbbridge.usbredir.proto import Cap
 from usbbridge.usbredir.proto import Status as RedirStatus
@@ -270,9 +267,11 @@ def test_report_numbers_stay_within_the_ids_of_a_guest_with_short_ones(device: F
     assert rig.answers() == [report(0xFFFF_FFFF, b"a"), report(0, b"b")]
 
 
-def test_isochronous_streams_are_said_not_to_run(rig: Rig) -> None:
-    assert rig.ask(StartIsoStream(0x85, 8, 4)) == [(0, IsoStreamStatus(RedirStatus.STALL, 0x85))]
-    assert rig.ask(StopIsoStream(0x85)) == [(0, IsoStreamStatus(RedirStatus.SUCCESS, 0x85))]
+def test_answers_have_the_id_of_what_was_asked(rig: Rig) -> None:
+    assert rig.ask(START, 77) == [(77, STARTED[1])]
+    assert rig.ask(START, 78) == [(78, InterruptReceivingStatus(RedirStatus.INVAL, INTERRUPT_IN))]
+    assert rig.ask(STOP, 79) == [(79, STOPPED[1])]
+    assert rig.ask(StartInterruptReceiving(0x8F), 80) == [(80, InterruptReceivingStatus(RedirStatus.STALL, 0x8F))]
 
 
 # ---- interrupt OUT, which is a transfer like any other

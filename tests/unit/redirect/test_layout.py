@@ -43,9 +43,28 @@ def test_an_interval_of_0_is_told_as_1_where_qemu_would_refuse_the_device(kind: 
     assert entry(layout_of(Endpoint(0x81, kind, 64, 0, None)), 0x81).interval == interval
 
 
-def test_streams_come_from_the_superspeed_companion() -> None:
+def test_streams_are_told_as_they_are_offered_not_as_the_device_has_them() -> None:
     endpoint = Endpoint(0x81, TransferType.BULK, 1024, 0, SuperSpeedCompanion(15, 4, 0))
-    assert entry(layout_of(endpoint, speed=Speed.SUPER), 0x81) == EndpointEntry(EndpointType.BULK, 0, 3, 1024, 16)
+    layout = layout_of(endpoint, speed=Speed.SUPER)
+    assert entry(layout, 0x81) == EndpointEntry(EndpointType.BULK, 0, 3, 1024, 0)
+    layout.streams[0x81] = 8
+    assert entry(layout, 0x81) == EndpointEntry(EndpointType.BULK, 0, 3, 1024, 8)
+
+
+@pytest.mark.parametrize(
+    ("speed", "endpoint", "size"),
+    [
+        (Speed.FULL, Endpoint(0x81, TransferType.ISO, 1023, 1), 1023),
+        (Speed.HIGH, Endpoint(0x81, TransferType.ISO, 0x1400, 1), 3072),
+        (Speed.SUPER, Endpoint(0x81, TransferType.ISO, 1024, 1, SuperSpeedCompanion(15, 2, 49152)), 49152),
+        (Speed.SUPER, Endpoint(0x81, TransferType.ISO, 1024, 1, SuperSpeedCompanion(0, 0, 0)), 1024),
+        (Speed.SUPER, Endpoint(0x81, TransferType.BULK, 1024, 0, SuperSpeedCompanion(15, 0, 0)), 1024),
+    ],
+)
+def test_a_service_interval_carries_all_that_the_device_has_reserved(
+    speed: Speed, endpoint: Endpoint, size: int
+) -> None:
+    assert layout_of(endpoint, speed=speed).interval_bytes(endpoint) == size
 
 
 def test_an_interface_without_its_chosen_setting_is_left_out() -> None:

@@ -222,7 +222,7 @@ class Loop:
             while self._device.reap():
                 pass
         if host.due:
-            host.service()
+            self._serve()
         if self._blocked:
             self._flush(b"")
             if self._blocked:
@@ -230,6 +230,13 @@ class Loop:
         replies = self._link.take_replies() if self._replies else b""
         if self._outbox.parts or replies:
             self._flush(replies)
+
+    def _serve(self) -> None:
+        """Deferred work; what takes long of it is left for a second time, when the guest has been told the rest."""
+        self._host.service()
+        if self._host.due:
+            self._flush(b"")
+            self._host.service()
 
     def _flush(self, replies: bytes) -> None:
         try:

@@ -4,7 +4,9 @@ Sans-IO as to the connection: bytes of the guest go in through `codec`, what is 
 owner calls
 
     host.start()        once: our hello is in the outbox
-    host.service()      when `due` after a batch of input or of `device.reap()`: what can't be done inside a callback
+    host.service()      when `due` after a batch of input or of `device.reap()`: what can't be done inside a callback;
+                        if it is due again behind that, then once more when the outbox has been written, and
+                        before anything else is received
     host.expire()       when `deadline` has passed
     host.sent(held)     when data of these transfers has been written
 
@@ -75,7 +77,7 @@ class Host:
         "Whether `service()` has anything to do."
         self._device, self._on_progress = device, on_progress
         self._claimed = self._announced = self._attached = False
-        self._announce_due = False
+        self._announce_due = self._reset_due = False
         self._failure: UsbBridgeError | None = None
         self._rules: tuple[redir_filter.FilterRule, ...] | None = None
         self._transfers = Transfers(device, self.outbox, clock, self._lost, self._use, self._intercept)
@@ -122,6 +124,9 @@ class Host:
         if self._announce_due:
             self._announce_due = False
             self._announce()
+        elif self._reset_due:
+            self._reset_due = False
+            self._settings.reset_device()
         self._streams.recover()
         if self._failure is not None:
             raise self._failure
@@ -203,13 +208,15 @@ class Host:
     # ---- attaching
 
     def _announce(self) -> None:
-        """Claim, reset, and tell the guest: only now, when there is a guest, is the device taken from its kernel
-        driver."""
+        """Claim, and tell the guest: only now, when there is a guest, is the device taken from its kernel driver.
+
+        The device is reset behind that, by the next `service()`: while a guest's kernel lets a new connection settle
+        (100 ms, USB 2.0 §7.1.7.3) it asks nothing, and a reset takes as long.
+        """
         self._settings.read()
         self._check_filter()
         self._claimed = True  # or a part of it, if that fails
         self._device.claim()
-        self._settings.reset_device()
         if self._streams.bulk_streams.lacking(self._settings.layout):
             self.control = WithoutUas(self._transfers).control
         self._transfers.connect()
@@ -219,7 +226,7 @@ class Host:
         self._send(
             packets.DeviceConnect(speed, d.class_, d.subclass, d.protocol, d.vendor, d.product, d.bcd_device)
         )
-        self._announced = True
+        self._announced = self._reset_due = self.due = True
         self._on_progress(Progress.ANNOUNCED)
 
     def _check_filter(self) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import threading
 import time
 from contextlib import suppress
 
@@ -69,6 +70,23 @@ def test_a_wanted_end_tells_the_guest_and_waits_for_it(
     acknowledge(vm)
     assert encoder.join() == Ended(0)
     assert device.log[-2:] == [("reset",), ("close",)]
+
+
+def test_the_announcement_is_on_its_way_before_the_device_is_reset(
+    encoder: RunningEncoder, vm: RawVm, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, reset = threading.Event(), device.reset
+
+    def slow() -> None:
+        assert may_go_on.wait(30)
+        reset()
+
+    monkeypatch.setattr(device, "reset", slow)
+    attach(encoder, vm)  # hears the announcement while the device is being reset
+    assert ("reset",) not in device.log
+    may_go_on.set()
+    use(vm)
+    assert device.log == [("claim",), ("reset",)]
 
 
 def test_steps_are_told_as_they_are_taken(encoder: RunningEncoder, vm: RawVm, device: FakeDevice) -> None:

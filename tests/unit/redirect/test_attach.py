@@ -37,7 +37,32 @@ def test_nothing_but_hello_is_said_and_nothing_is_done_before_the_guests_hello(d
     assert rig.progress == []
 
 
-def test_the_device_is_claimed_and_reset_and_then_announced_in_order(device: FakeDevice) -> None:
+def test_the_guest_is_told_before_the_reset_which_takes_long(device: FakeDevice) -> None:
+    rig = Rig(device)
+    rig.host.start()
+    rig.to_host()
+    rig.host.service()
+    rig.to_guest()
+    assert [type(packet) for _, packet in rig.guest.ear.take()] == [Hello, InterfaceInfo, EpInfo, DeviceConnect]
+    assert device.log == [("claim",)]
+    assert rig.host.due
+    rig.host.service()
+    assert device.log == [("claim",), ("reset",)]
+    assert not rig.host.due
+
+
+def test_a_device_that_does_not_bear_that_reset_is_taken_away_again(device: FakeDevice) -> None:
+    device.failures["reset"] = DeviceLostError("gone")
+    rig = Rig(device)
+    rig.host.start()
+    with pytest.raises(DeviceLostError):
+        rig.settle()
+    rig.host.disconnect()
+    rig.settle_quietly()
+    assert isinstance(rig.guest.ear.take()[-1][1], DeviceDisconnect)
+
+
+def test_the_device_is_claimed_and_announced_in_order_and_reset(device: FakeDevice) -> None:
     rig = Rig(device)
     rig.host.start()
     rig.settle()
@@ -241,4 +266,4 @@ def test_requests_before_the_announcement_are_answered_with_errors(device: FakeD
 
 def test_capabilities_are_those_that_are_carried_out(device: FakeDevice) -> None:
     rig = Rig(device).attach()
-    assert rig.guest.codec.peer_caps == ALL_CAPS & ~(Cap.BULK_STREAMS | Cap.BULK_RECEIVING)
+    assert rig.guest.codec.peer_caps == ALL_CAPS

@@ -70,11 +70,11 @@ def test_streams_are_offered_when_a_trial_of_them_has_succeeded(device: FakeDevi
     assert offered(rig.answers()) == {}, "the first setting has none"
     assert device.log == [
         ("claim",),
-        ("reset",),
         ("set_interface", 0, 1),
         ("alloc_streams", *TRIED),
         ("free_streams", *TRIED[1:]),
         ("set_interface", 0, 0),
+        ("reset",),
     ]
     answers = uas(rig)
     assert offered(answers) == OFFERED
@@ -98,7 +98,7 @@ def test_a_device_that_starts_with_streams_has_them_tried_out_before_it_is_annou
     rig = Rig(device)
     rig.host.start()
     assert offered(rig.answers()) == {0x81: 16}
-    assert [name for name, *_ in device.log] == ["claim", "reset", "alloc_streams", "free_streams"]
+    assert [name for name, *_ in device.log] == ["claim", "alloc_streams", "free_streams", "reset"]
 
 
 @pytest.mark.parametrize("method", ["alloc_streams", "free_streams"])

@@ -197,7 +197,11 @@ _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
 def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[int, _Address]]:
-    """The host's addresses. The system's resolver has no time limit, so it runs in a thread that may be left behind."""
+    """The host's addresses. The system's resolver has no time limit, so it runs in a thread that may be left behind;
+    for an address that is one already, it is not asked."""
+    with contextlib.suppress(OSError, UnicodeError):
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return [(entry[0], entry[4]) for entry in info]
     found: list[tuple[int, _Address]] = []
     failure: list[OSError | UnicodeError] = []
 

@@ -123,7 +123,14 @@ def test_a_name_that_is_none() -> None:
 
 def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: answer.wait(10) and [])
+
+    def resolve(*_: object, flags: int = 0, **_options: object) -> list[object]:
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "not an address")
+        answer.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     error = fails(SpiceTarget("vm.example", 5900), timeout=SHORT)
     answer.set()
     assert type(error) is NameNotResolvedError

@@ -246,6 +246,7 @@ class MessageReader:
             self.count()
         if sub_list:
             self._sub_messages(body, sub_list)
+            body = body[: rule.keep]
         rule.take(body)
 
     def _list(self, body: memoryview) -> None:

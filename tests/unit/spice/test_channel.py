@@ -189,6 +189,12 @@ def test_sub_messages_of_a_full_header_go_first(split: Split) -> None:
     assert [event.text for event in handler.events if isinstance(event, Notify)] == ["sub", "main", "next"]
 
 
+def test_a_ping_with_sub_messages_is_answered_without_them() -> None:
+    body = STAMP + sub_messages(message(9999), offset=len(STAMP))
+    answer = receive(channel(mini=False), full_message(1, PING, body, sub_list=len(STAMP)))
+    assert answer == full_message(1, PONG, STAMP)
+
+
 def test_a_piece_of_the_stream_with_sub_messages() -> None:
     """As in the reference client, the whole body is the piece."""
     stream = Stream()

@@ -70,6 +70,11 @@ class ApiClient:
                 return message
         raise AssertionError("the connection ended")
 
+    async def rest(self) -> bytes:
+        """Everything until the end, which is no lines any more."""
+        async with asyncio.timeout(SECONDS):
+            return await self.reader.read()
+
     async def result(self, method: str, **params: Any) -> Any:
         """The result; an error fails the test."""
         answer = await self.call(method, **params)

@@ -10,8 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+from usbbridge.capture.pcapng import interface, packet, section_header, statistics
 from usbbridge.ipc.channel import MessageChannel
-from usbbridge.ipc.messages import AskStats, Ended, Progressed, Start, Stats, Stop
+from usbbridge.ipc.messages import AskStats, Capture, Ended, Progressed, Start, Stats, Stop
+
+
+def captured(capture: Capture, fd: int) -> None:
+    """A whole capture, of one packet that says what was asked for."""
+    now, asked = time.time_ns() // 1000, repr(capture).encode()
+    blocks = section_header("fake") + interface("1-2", "") + packet(now, [asked], len(asked)) + statistics(now, 1, 0)
+    with socket.socket(fileno=fd) as connection:
+        connection.sendall(blocks)
 
 
 def main() -> int:
@@ -40,6 +49,8 @@ def main() -> int:
     while (received := channel.receive()) is not None:
         if isinstance(received[0], AskStats) and "stuck" not in orders:
             channel.send(Stats(1234, 5678, 0))
+        if isinstance(received[0], Capture):
+            captured(received[0], received[1][0])
         if isinstance(received[0], Stop) and "stuck" not in orders:
             channel.send(Ended(0))
             return 0

@@ -28,6 +28,8 @@ class Peer:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self.over = threading.Event()
+        "The client says nothing more."
 
     def say(self, message: object) -> None:
         """A line; whoever has gone does not hear it."""
@@ -54,6 +56,8 @@ class FakeService:
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.subscribers: Queue[Peer] = Queue()
+        self.captures: Queue[Peer] = Queue()
+        "Those whose connection is for a capture now."
         self._peers: list[tuple[Peer, socket.socket]] = []
         self._threads: list[threading.Thread] = []
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,7 @@ class FakeService:
                 peer.say(self.greeting)
             for line in lines:
                 self._request(json.loads(line), peer)
+        peer.over.set()
 
     def _request(self, request: dict[str, Any], peer: Peer) -> None:
         method, params = request["method"], request["params"]
@@ -114,6 +119,8 @@ class FakeService:
             peer.say({"id": request["id"], "result": to_json(answer)})
         if method == "subscribe":
             self.subscribers.put(peer)
+        elif method == "capture" and not isinstance(answer, UsbBridgeError):
+            self.captures.put(peer)
 
 
 def stick(

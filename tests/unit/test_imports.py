@@ -25,7 +25,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compat": ("usb", "usbredir.filter", "usbredir.errors"),  # the peers' filter language, for export and import alone
     "ipc": ("usb", "compat.rule", "config"),
     "monitor": ("ipc", "compat", "usb", "config"),
-    "encoder": ("spice", "redirect", "backend", "ipc"),
+    "capture": ("usb",),
+    "encoder": (
+        "spice",
+        "redirect",
+        "backend",
+        "ipc",
+        "capture",
+        "usb",
+    ),  # usb: the words of the backend's seam, to tap it
     "control": ("spice", "ipc", "compat.rule", "usb", "config"),
     "web": ("ipc", "config"),
     "fleet": ("ipc", "config"),
@@ -60,12 +68,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "monitor.node",  # attach --foreground stands for the monitor: it opens the node, and gives it back
         "spice.targets",  # --vm is checked before anything is opened
         "spice.errors",  # a wrong password is told from other errors, and asked for
+        "capture.pcapng",  # capture: only whole blocks are written, within a limit
     ),
     "__main__": ("cli.main",),
 }
 "Package → what it may import beside itself, `ALWAYS`, and what is not usbbridge's. Every package has a row."
 
-PURE = ("usb", "usbredir", "spice", "redirect", "ipc.messages", "ipc.monitoring", "ipc.api", "ipc.codec")
+PURE = ("usb", "usbredir", "spice", "redirect", "capture", "ipc.messages", "ipc.monitoring", "ipc.api", "ipc.codec")
 PURE += tuple(f"compat.{name}" for name in ("rule", "ruleset", "pattern", "form", "lines", "shadow"))
 PURE += tuple(f"control.{name}" for name in ("engine", "world", "settle", "endings", "requests", "wishes", "choices"))
 PURE += tuple(f"control.{name}" for name in ("actions", "backoff", "devices", "failures", "views", "vmbook", "vms"))

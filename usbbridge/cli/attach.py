@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ Examples:
   usbbridge attach --foreground 1-2 --vm spice://vmhost:5900
 """
 
-ONLY_HERE: Final = ("password_file", "ca_file", "host_subject", "no_compression")
+ONLY_HERE: Final = ("password_file", "ca_file", "host_subject", "no_compression", "capture")
 "Parameters that need --foreground; the service has these in its configuration."
 ONLY_SERVICE: Final = ("once", "known_by", "unmount", "force", "no_wait")
 "Parameters that make no sense with it."
@@ -53,6 +55,9 @@ ONLY_SERVICE: Final = ("once", "known_by", "unmount", "force", "no_wait")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="CA certificates to trust, PEM.")
 @click.option("--host-subject", help="Subject that the server's certificate must have, instead of the host's name.")
 @click.option("--no-compression", is_flag=True, help="Never compress with LZ4, nor ask the server to.")
+@click.option(
+    "--capture", metavar="FILE", help="Write what goes over its endpoints to FILE, as `usbbridge capture` does."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each step.")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
@@ -66,7 +71,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
     The VM is one of the configuration, by its name as `usbbridge vm` shows it, or a target. Without --vm, it is where
     the device was remembered or is configured to go. --foreground always needs a target, and has its own options for
-    passwords and certificates (--password-file and those after it), which the service has in its configuration.
+    passwords and certificates (--password-file and those after it), which the service has in its configuration; and
+    --capture, which sees the first transfers too.
 
     \b
     A target is one of
@@ -102,6 +108,12 @@ def _in_foreground(given: dict[str, Any]) -> int:
         raise UsageError("--foreground needs --vm TARGET", hint="for instance --vm spice://HOST:5900")
     ca_file, subject, password_file = given["ca_file"], given["host_subject"], given["password_file"]
     here.check_tls(parse_target(given["vm"]), ca_file or subject)  # before anything is opened
+    if given["capture"]:
+        from usbbridge.cli.capture_file import STDOUT, check
+
+        check(given["capture"], force=False)
+        if given["capture"] == STDOUT:
+            raise UsageError("--capture and the progress both want the standard output", hint="name a file")
     display = here.display_for(as_json=given["as_json"])
     request = Request(
         **here.choose(given["device"], given["serial"]),
@@ -114,9 +126,21 @@ def _in_foreground(given: dict[str, Any]) -> int:
     )
     may_ask = password_file is None and here.PASSWORD_VARIABLE not in os.environ
     try:
-        return here.attach(request, display, may_ask=may_ask)
+        if not given["capture"]:
+            return here.attach(request, display, may_ask=may_ask)
+        return _captured(request, given["capture"], lambda wish: here.attach(wish, display, may_ask=may_ask))
     finally:
         display.close()
+
+
+def _captured(request: Any, name: str, attach: Callable[[Any], int]) -> int:
+    """`attach` the request, and write to a file what is captured meanwhile."""
+    from usbbridge.cli.capture_file import Recording
+    from usbbridge.ipc.messages import Capture
+
+    with Recording(name) as recording:
+        capture = request.capture or Capture()
+        return attach(replace(request, capture=capture, capture_fd=recording.fileno()))
 
 
 # ---- by the service

@@ -13,7 +13,7 @@ import click
 from usbbridge.cli.main import INTERRUPTED
 from usbbridge.cli.tables import size_text
 from usbbridge.errors import NotFoundError, RefusedError, UsageError, UsbBridgeError
-from usbbridge.ipc.messages import Ended, Message, Progressed, Stats
+from usbbridge.ipc.messages import Capture, Ended, Message, Progressed, Stats
 
 PASSWORD_VARIABLE: Final = "USBBRIDGE_PASSWORD"  # noqa: S105  # a name, not a password
 MAX_PASSWORD_FILE: Final = 4096
@@ -241,7 +241,8 @@ def _open(device: str | None, serial: str | None) -> dict[str, Any]:
         if now.obstacle:
             raise now.obstacle.error()
 
-    return {"name": str(entry), "usbfs_fd": fd, "check": check, "give_back": lambda: give_back(fd, entry)}
+    given = {"name": str(entry), "usbfs_fd": fd, "check": check, "give_back": lambda: give_back(fd, entry)}
+    return given | {"capture": Capture(entry.busnum, entry.devnum)}
 
 
 def password_of(file: Path | None) -> str:

@@ -23,6 +23,7 @@ VERBS: Final = {
     "forget": "Forget which device was to go to which virtual machine.",
     "status": "Show what the service does: devices, VMs, what is remembered.",
     "watch": "Show it as it changes.",
+    "capture": "Write what a device and its VM say to each other to a file for Wireshark.",
     "vm": "Show the virtual machines, and whether they can be reached.",
     "rules": "Show, explain, check and change the compatibility list.",
     "doctor": "Look for what keeps a device from its virtual machine, and say what to do.",

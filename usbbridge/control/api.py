@@ -26,6 +26,9 @@ MAX_PENDING: Final = 16
 MAX_ID: Final = 64
 "Characters of a request's id."
 
+HANDS_OVER: Final = ("capture",)
+"Methods after whose answer the connection is no longer ours."
+
 Json = dict[str, Any]
 
 
@@ -49,6 +52,10 @@ class Service(Protocol):
     async def call(self, method: str, parameters: Any) -> Any:
         """The result of a method, as JSON has it. Raises UsbBridgeError. It must not wait once it has looked at what it
         returns: the events that follow an answer to `subscribe` begin where that ends."""
+
+    def hand_over(self, method: str, parameters: Any, connection: int, peer: Peer) -> None:
+        """The answer to a method in HANDS_OVER is written: the connection is for what was begun. The descriptor stays
+        the caller's."""
 
 
 class ApiServer:
@@ -177,7 +184,8 @@ class _Client(asyncio.Protocol):
 
     async def _answer(self, number: int | str, method: str, found: Json) -> None:
         try:
-            result = await self._call(method, found)
+            parameters = self._parameters(method, found)
+            result = await self._service.call(method, parameters)
         except UsbBridgeError as error:
             self.write(_line({"id": number, "error": _error(error)}))
         except Exception:
@@ -187,8 +195,11 @@ class _Client(asyncio.Protocol):
         else:
             self.write(_line({"id": number, "result": result}))
             self.subscribed |= method == "subscribe"
+            if method in HANDS_OVER:
+                self._hand_over(method, parameters)
 
-    async def _call(self, method: str, found: Json) -> Any:
+    def _parameters(self, method: str, found: Json) -> Any:
+        """Raises UsbBridgeError if the client may not ask for that, or asks for it in a wrong way."""
         if method not in METHODS:
             raise UsageError(f"this service has no method {method!r:.40}", hint="is it older than its client?")
         cls, right = METHODS[method]
@@ -198,7 +209,16 @@ class _Client(asyncio.Protocol):
             parameters = from_json(cls, found, f"parameters of {method}")
         except RemoteProtocolError as error:
             raise UsageError(error.message) from error
-        return await self._service.call(method, parameters)
+        if method in HANDS_OVER and (self.subscribed or len(self._tasks) > 1):
+            raise UsageError(f"{method} needs a connection of its own", hint="ask for nothing else on it")
+        return parameters
+
+    def _hand_over(self, method: str, parameters: Any) -> None:
+        """Let go of the connection without ending it: somebody else has it from now on."""
+        sock = self._transport.get_extra_info("socket")
+        if not self._transport.is_closing() and not self._transport.get_write_buffer_size():
+            self._service.hand_over(method, parameters, sock.fileno(), self.peer)
+        self._transport.abort()  # which closes our descriptor of it, and writes nothing more
 
     def write(self, line: bytes) -> None:
         """Send it. Whoever does not read what he asked for is disconnected before he fills our memory."""

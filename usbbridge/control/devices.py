@@ -1,6 +1,6 @@
 """What the engine keeps of a device, of the wish to have it at a VM, and of an attachment."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from usbbridge.control.actions import Failure
@@ -9,6 +9,7 @@ from usbbridge.control.vms import VmTrack
 from usbbridge.ipc.api import State
 from usbbridge.ipc.monitoring import PluggedDevice
 from usbbridge.usb.entry import DeviceEntry
+from usbbridge.usb.identity import parse_ids
 
 
 class Origin(Enum):
@@ -137,6 +138,25 @@ class DeviceTrack:
         """Try it again as if nothing had happened."""
         self.failure, self.given_up, self.by_monitor = None, False, False
         self.backoff.reset()
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A device that is no longer there, as it was."""
+
+    plugged: PluggedDevice
+    wish: Wish | None
+    held: bool
+    in_use: bool
+    "A VM had it, until it disappeared."
+    at: float
+
+
+def faces(plugged: PluggedDevice) -> list[DeviceEntry]:
+    """The device as it is now, and as it is with each of the ids it goes by at other times."""
+    others = (parse_ids(ids) for ids in plugged.faces)
+    entry = plugged.entry
+    return [entry, *(replace(entry, vendor=ids[0], product=ids[1]) for ids in others if ids)]
 
 
 def short_name(entry: DeviceEntry) -> str:

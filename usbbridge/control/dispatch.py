@@ -30,7 +30,7 @@ from usbbridge.control.sessions import Sessions
 from usbbridge.ipc import messages, monitoring
 from usbbridge.ipc.api import DeviceStatus, State, Status
 from usbbridge.ipc.codec import to_json
-from usbbridge.ipc.listener import Listener
+from usbbridge.ipc.listener import Listener, Peer
 
 log = logging.getLogger(__name__)
 
@@ -273,6 +273,16 @@ class Control:
         pid = self.encoders.pid(start.key)
         if pid is not None:
             self.engine.encoder_started(start.key, pid, self._loop.time())
+
+    def capture(self, status: DeviceStatus, connection: int, peer: Peer, *, headers_only: bool) -> None:
+        """Have a device's encoder write to a connection what goes over the device's endpoints. If the encoder has just
+        ended, nothing is written, and the connection's end tells."""
+        entry = status.device.entry
+        log.info("%s is captured%s by %s", entry, " (headers only)" if headers_only else "", peer)
+        message = messages.Capture(entry.busnum, entry.devnum, status.device.descriptors, headers_only)
+        key = self._keys.get(status.device.id)
+        if key is not None:
+            self.encoders.capture(key, message, connection)
 
     # ---- what is told
 

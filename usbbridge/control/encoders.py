@@ -20,7 +20,7 @@ from typing import Any, Final
 from usbbridge.control.actions import Failure
 from usbbridge.control.encoder_process import COMMAND, EncoderProcess
 from usbbridge.errors import RemoteProtocolError
-from usbbridge.ipc.messages import AskStats, Ended, Progressed, Start, Stats, Stop
+from usbbridge.ipc.messages import AskStats, Capture, Ended, Progressed, Start, Stats, Stop
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +146,12 @@ class Encoders:
         child = self._by_key.get(key)
         if child is not None:
             self._end(child)
+
+    def capture(self, key: int, capture: Capture, connection: int) -> None:
+        """Have a running encoder capture to a connection, whose descriptor stays the caller's."""
+        child = self._by_key.get(key)
+        if child is not None and child.started and not child.stopping:
+            self._say(child, capture, connection)
 
     def _end(self, child: EncoderProcess) -> None:
         if child.stopping:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from usbbridge import __version__
 from usbbridge.config import Config, Vm
-from usbbridge.control import endings, reporting, requests
+from usbbridge.control import endings, following, reporting, requests
 from usbbridge.control.actions import (
     Action,
     CloseSession,
@@ -125,6 +125,7 @@ class Engine:
             track = world.devices[plugged.id] = DeviceTrack(plugged, since=now)
             if world.sleeps_or_wakes(now):
                 requests.carry_over(track, world.asleep.pop(world.place(track), None))
+            following.arrived(world, track, now)
         self._settle(now)
 
     def gone(self, device: str, now: float) -> None:
@@ -137,6 +138,7 @@ class Engine:
     def _remove(self, device: DeviceTrack, now: float) -> None:
         world = self.world
         del world.devices[device.id]
+        following.left(world, device, now)
         if world.sleeps_or_wakes(now):
             world.asleep[world.place(device)] = (device.wish, device.held)
         elif world.asleep:
@@ -253,6 +255,10 @@ class Engine:
     def attach(self, request: Attach, now: float) -> str:
         """Id of the device that goes to a VM now. Raises UsbBridgeError subclasses if it will not."""
         return self._asked(lambda: requests.attach(self.world, request), now).id
+
+    def find(self, selector: str, serial: str) -> str:
+        """Id of the device that is meant, of those at a VM if that decides it. Raises UsageError or NotFoundError."""
+        return requests.pick_in_use(self.world, selector, serial).id
 
     def detach(self, request: Detach, now: float) -> str:
         """Id of the device that comes back now, or was here already. Raises UsageError or NotFoundError."""

@@ -20,7 +20,7 @@ from typing import Any
 from usbbridge.control.session import Session
 from usbbridge.errors import NotFoundError, RemoteProtocolError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel, pair
-from usbbridge.ipc.messages import AskStats, Ended, Message, Progressed, Start, Stats, Stop
+from usbbridge.ipc.messages import AskStats, Capture, Ended, Message, Progressed, Start, Stats, Stop
 from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, parse_target
 
@@ -49,6 +49,9 @@ class Request:
     ca_file: str = ""
     host_subject: str = ""
     compression: str = "auto"
+    capture: Capture | None = None
+    "What is to be captured, from the first transfer on, to the connection `capture_fd`."
+    capture_fd: int | None = None
     watch: bool = False
     "Ask for Stats all the time and report them."
     check: Callable[[], None] | None = None
@@ -98,6 +101,8 @@ class _Foreground:
                 self._started, fd = True, self._request.usbfs_fd
                 with contextlib.suppress(OSError):  # it has died: its end is noticed below
                     self._channel.send(start, *([] if fd is None else [fd]))
+                    if self._request.capture is not None and self._request.capture_fd is not None:
+                        self._channel.send(self._request.capture, self._request.capture_fd)
                 await self._wait()
         finally:
             loop.remove_reader(self._channel.fileno())

@@ -56,11 +56,28 @@ class Methods:
                 return to_json(await self._attach(parameters))
             case api.Detach():
                 return to_json(await self._detach(parameters))
+            case api.Capture():
+                return to_json(self._captured(parameters))
             case api.Forget():
                 return to_json(self._control.do(lambda now: self._engine.forget(parameters, now)))
             case api.VmName(vm):
                 return to_json(await self._check(vm))
         return await self._administer(method)
+
+    def hand_over(self, method: str, parameters: Any, connection: int, peer: Peer) -> None:
+        """The client has been told that its capture begins: let it."""
+        assert isinstance(parameters, api.Capture), method
+        self._control.capture(self._captured(parameters), connection, peer, headers_only=parameters.headers_only)
+
+    def _captured(self, request: api.Capture) -> DeviceStatus:
+        """The device that is to be captured. Raises UsageError, NotFoundError, and RefusedError if no VM has it."""
+        status = self._control.device_status(self._engine.find(request.device, request.serial))
+        if status.state is not State.ATTACHED:
+            raise RefusedError(
+                f"{status.device.entry} is not attached to a VM: there is nothing to be captured",
+                hint="attach it first; to see its first transfers too: usbbridge attach --foreground --capture FILE",
+            )
+        return status
 
     async def _administer(self, method: str) -> Any:
         match method:

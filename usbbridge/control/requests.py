@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from usbbridge.control.devices import LIVE, DeviceTrack, Origin, Phase, Wish
+from usbbridge.control.devices import LIVE, DeviceTrack, Origin, Phase, Wish, faces
 from usbbridge.control.vms import LINGER_SECONDS, VmTrack
 from usbbridge.control.wishes import destination, forbidden, obstacle
 from usbbridge.control.world import World
@@ -17,8 +17,7 @@ def attach(world: World, request: Attach) -> DeviceTrack:
     device = pick(world, request.device, request.serial)
     vm = world.vms.resolve(request.vm or _where_to(world, device))
     _check(world, device, request)
-    if world.choices.remember(device.entry, vm.name, _how(world, device, request), world.entries()):
-        world.choices_changed()
+    _remember(world, device, vm, _how(world, device, request))
     _wish(world, device, vm, request)
     return device
 
@@ -27,7 +26,7 @@ def _where_to(world: World, device: DeviceTrack) -> str:
     """For a request that names no VM. Empty: nothing is known."""
     if device.wish is not None and world.vms.find(device.wish.vm):
         return device.wish.vm
-    choice = world.choices.find(device.entry, world.entries())
+    choice = world.choice_of(device)
     if choice is not None and world.vms.find(choice.vm):
         return choice.vm
     return destination(device.entry, world.config, "")
@@ -48,6 +47,17 @@ def _check_awake(world: World) -> None:
         raise RefusedError("the service is about to end", hint="ask again when it has been started again")
     if world.suspended:
         raise RefusedError("this machine is about to sleep", hint="`usbbridge resume` says that it is awake again")
+
+
+def _remember(world: World, device: DeviceTrack, vm: VmTrack, how: Remember) -> None:
+    """Keep the choice. One that sends another face of the device to another VM is over."""
+    present = world.entries()
+    changed = world.choices.remember(device.entry, vm.name, how, present)
+    for face in faces(device.plugged)[1:] if how is not Remember.NO else ():
+        other = world.choices.find(face, present)
+        changed |= other is not None and other.vm != vm.name and world.choices.forget_device(face)
+    if changed:
+        world.choices_changed()
 
 
 def _how(world: World, device: DeviceTrack, request: Attach) -> Remember:
@@ -73,12 +83,8 @@ def _wish(world: World, device: DeviceTrack, vm: VmTrack, request: Attach) -> No
 
 def detach(world: World, request: Detach) -> DeviceTrack:
     """Somebody wants a device back, for good unless `keep`. Raises UsageError or NotFoundError."""
-    wanted = [device for device in world.devices.values() if device.wish is not None or device.attempt is not None]
-    try:
-        device = pick(world, request.device, request.serial, wanted)
-    except NotFoundError:
-        device = pick(world, request.device, request.serial)
-    if not request.keep and world.choices.forget_device(device.entry):
+    device = pick_in_use(world, request.device, request.serial)
+    if not request.keep and any([world.choices.forget_device(face) for face in faces(device.plugged)]):
         world.choices_changed()
     device.wish, device.held, device.fresh = None, True, False
     device.forgive()
@@ -119,6 +125,15 @@ def pick(world: World, selector: str, serial: str, among: Iterable[DeviceTrack] 
             raise ConnectionLostError("the monitor, which knows the devices, is not connected", hint=hint) from None
         raise
     return next(device for device in tracks if device.entry is entry)
+
+
+def pick_in_use(world: World, selector: str, serial: str) -> DeviceTrack:
+    """The same, first of those that are at a VM or wanted there, then of all."""
+    wanted = [device for device in world.devices.values() if device.wish is not None or device.attempt is not None]
+    try:
+        return pick(world, selector, serial, wanted)
+    except NotFoundError:
+        return pick(world, selector, serial)
 
 
 def carry_over(device: DeviceTrack, earlier: tuple[Wish | None, bool] | None) -> None:

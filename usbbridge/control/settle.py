@@ -66,8 +66,7 @@ def _derive_wishes(world: World) -> None:
     for device in world.devices.values():
         fresh, device.fresh = device.fresh, False
         if device.wish is None:
-            choice = world.choices.find(device.entry, present)
-            device.wish = derive(device, choice, world.config, world.vms.default, world.numbers())
+            device.wish = derive(device, world.choice_of(device), world.config, world.vms.default, world.numbers())
         vm = world.vm_of(device)
         if fresh and vm is not None and vm.state is SessionState.FAILED:
             vm.ask_again()  # plugging in is asking

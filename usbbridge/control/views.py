@@ -30,8 +30,7 @@ def device_view(world: World, device: DeviceTrack, now: float) -> View:
     """What a device is shown as."""
     attempt = device.attempt
     view = _of_wish(world, device, now) if attempt is None else _of_attempt(device, attempt)
-    remembered = world.choices.find(device.entry, world.entries()) is not None
-    return replace(view, remembered=remembered)
+    return replace(view, remembered=world.choice_of(device) is not None)
 
 
 def _of_attempt(device: DeviceTrack, attempt: Attempt) -> View:

@@ -10,10 +10,11 @@ from usbbridge.config import Config
 from usbbridge.control.actions import Action, ChoicesChanged, DropOpened, SaveChoices, Stop, Tell
 from usbbridge.control.backoff import Pace
 from usbbridge.control.choices import Choices
-from usbbridge.control.devices import ENDING, Attempt, DeviceTrack, Phase, Wish, identity
+from usbbridge.control.devices import ENDING, Attempt, Departed, DeviceTrack, Phase, Wish, faces, identity
 from usbbridge.control.vmbook import VmBook
 from usbbridge.control.vms import VmTrack
 from usbbridge.control.wishes import obstacle, refusal
+from usbbridge.ipc.api import Choice
 from usbbridge.ipc.monitoring import Outcome
 from usbbridge.usb.entry import DeviceEntry, Obstacle
 
@@ -46,6 +47,8 @@ class World:
     resumed_at: float = -math.inf
     asleep: dict[_Place, tuple[Wish | None, bool]] = field(default_factory=dict)
     "Wishes, and whether it was held, of devices that went away while this machine slept or woke up."
+    departed: dict[str, Departed] = field(default_factory=dict)
+    "By BUS-PORT: what was there before, and may be about to come back as another."
     actions: deque[Action] = field(default_factory=deque)
     numbers: Callable[[], int] = field(default_factory=lambda: count(1).__next__)
     "Of attachments and of wishes, ever growing."
@@ -59,6 +62,12 @@ class World:
     def entries(self) -> list[DeviceEntry]:
         """All devices that are there."""
         return [device.entry for device in self.devices.values()]
+
+    def choice_of(self, device: DeviceTrack) -> Choice | None:
+        """The choice that is about a device, whichever of its faces it was made for; the one it has now comes first."""
+        present = self.entries()
+        found = (self.choices.find(face, present) for face in faces(device.plugged))
+        return next((choice for choice in found if choice), None)
 
     def vm_of(self, device: DeviceTrack) -> VmTrack | None:
         """The VM at which the device is wanted and may be; None if nowhere."""

@@ -13,21 +13,28 @@ from typing import Generic, TypeVar
 
 from usbbridge.errors import RemoteProtocolError
 from usbbridge.ipc.channel import MessageChannel
-from usbbridge.ipc.messages import AskStats, Stats
+from usbbridge.ipc.messages import AskStats, Capture, Stats
 
 T = TypeVar("T")
+
+OnCapture = Callable[[Capture, int], None]
+"Is given a wish for a capture, and the descriptor of the connection that it is to be written to."
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: the starter wants the end, or is gone itself
     """The attachment is to end."""
 
 
-def hear(starter: MessageChannel, stats: Callable[[], Stats]) -> None:
-    """Take a message of the starter's. Anything but a question for numbers, also its end or nonsense, means stop."""
+def hear(starter: MessageChannel, stats: Callable[[], Stats], capture: OnCapture) -> None:
+    """Take a message of the starter's. Anything but a question for numbers or a wish for a capture, also its end or
+    nonsense, means stop."""
     received = None
     with contextlib.suppress(RemoteProtocolError):  # a starter that talks nonsense is not to be trusted any more
         received = starter.receive()
     message, fds = received or (None, ())
+    if isinstance(message, Capture) and fds:
+        capture(message, fds[0])
+        return
     for fd in fds:
         os.close(fd)
     if not isinstance(message, AskStats):
@@ -36,9 +43,15 @@ def hear(starter: MessageChannel, stats: Callable[[], Stats]) -> None:
         starter.send(stats())
 
 
-def unless_stopped(work: Callable[[], T], discard: Callable[[T], None], starter: MessageChannel, wakeup_fd: int) -> T:
+def unless_stopped(
+    work: Callable[[], T],
+    discard: Callable[[T], None],
+    starter: MessageChannel,
+    wakeup_fd: int,
+    capture: OnCapture,
+) -> T:
     """The result of `work`, which blocks; what it raises; or Stopped if that is wanted, or a signal comes, first: a
-    result that comes after that is `discard`ed."""
+    result that comes after that is `discard`ed. `capture` keeps what is to be captured when there is something."""
     job = _Job(work, discard)
     poller = select.poll()
     for fd in (job.done, starter.fileno(), wakeup_fd):
@@ -50,7 +63,7 @@ def unless_stopped(work: Callable[[], T], discard: Callable[[T], None], starter:
                 return job.result()
             if wakeup_fd in ready:
                 raise Stopped
-            hear(starter, lambda: Stats(0, 0, 0))
+            hear(starter, lambda: Stats(0, 0, 0), capture)
     finally:
         job.leave()
 

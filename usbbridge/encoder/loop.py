@@ -8,17 +8,20 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from usbbridge.backend.base import Device
 from usbbridge.encoder.linking import Stopped, hear
 from usbbridge.encoder.writer import Parts, Writer
 from usbbridge.errors import DeviceLostError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
-from usbbridge.ipc.messages import Stats
+from usbbridge.ipc.messages import Capture, Stats
 from usbbridge.redirect.host import Host
 from usbbridge.redirect.transfers import NEVER
 from usbbridge.spice.sockets import is_secure, would_block
+
+if TYPE_CHECKING:
+    from usbbridge.encoder.capturing import Capturing
 
 ACK_SECONDS = 1.0
 "How long the guest has to acknowledge a device_disconnect: a running one needs a millisecond, a paused one never does."
@@ -111,6 +114,7 @@ class Loop:
         self._interest = select.EPOLLIN
         self._epoll.register(self._starter_fd, select.EPOLLIN)
         self._epoll.register(wakeup_fd, select.EPOLLIN)
+        self._capturing: Capturing | None = None
         self._usb_fds = {fd for fd, _ in device.pollfds()}
         for fd, events in device.pollfds():
             self._epoll.register(fd, events)
@@ -261,10 +265,24 @@ class Loop:
         raise DeviceLostError(f"{self._device.name} was unplugged")
 
     def _told(self, fd: int) -> None:
-        """A message of the starter's, its end, or a signal."""
-        if fd != self._starter_fd:
+        """A message of the starter's, its end, or a signal; or something about the connection of a capture."""
+        if fd == self._starter_fd:
+            hear(self._starter, self.stats, self.capture)
+        elif self._capturing is None or not self._capturing.ready(fd):
             raise Stopped
-        hear(self._starter, self.stats)
+
+    def capture(self, capture: Capture, fd: int) -> None:
+        """Write what happens from now on to the connection `fd`, which belongs to us now."""
+        if self._capturing is None:
+            from usbbridge.encoder.capturing import Capturing  # hardly ever needed: an encoder has to start quickly
+
+            self._capturing = Capturing(self._host, self._device, self._epoll)
+        self._capturing.begin(capture, fd)
+
+    def end_captures(self) -> None:
+        """The attachment is over, and the device given back: what was captured is whole."""
+        if self._capturing is not None:
+            self._capturing.close()
 
     def stats(self) -> Stats:
         """The counters as of now."""

@@ -20,13 +20,15 @@ from usbbridge.encoder.linking import Stopped, unless_stopped
 from usbbridge.encoder.loop import Loop
 from usbbridge.errors import ConnectionLostError, ProtocolError, UsageError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
-from usbbridge.ipc.messages import Ended, Message, Progressed, Start
+from usbbridge.ipc.messages import Capture, Ended, Message, Progressed, Start
 from usbbridge.redirect.host import Host, Progress
 from usbbridge.redirect.quirks import DELAY, SETTLE_SECONDS
 from usbbridge.spice.errors import ChannelBusyError, NoSuchChannelError
 from usbbridge.spice.targets import Target, parse_target
 
 HELLO = f"usbbridge {__version__}"
+MAX_EARLY_CAPTURES = 4
+"Captures that may be asked for before the VM is connected: as many as there may be at a time."
 STEPS = {Progress.HELLO: "hello", Progress.ANNOUNCED: "announced", Progress.ATTACHED: "attached"}
 
 
@@ -58,9 +60,17 @@ class Encoder:
     def __init__(self, starter: MessageChannel, start: Start, device: Device, wakeup_fd: int) -> None:
         self._starter, self._start, self._device, self._wakeup_fd = starter, start, device, wakeup_fd
         self._target: Target = parse_target(start.target)
+        self._captures: list[tuple[Capture, int]] = []  # asked for before there is anything to be captured
 
     def run(self) -> None:
         """Until the end. Raises what ended it; Stopped if that was wanted."""
+        try:
+            self._run()
+        finally:
+            for _, fd in self._captures:
+                os.close(fd)
+
+    def _run(self) -> None:
         channels = list(self._start.channels) or [0]
         for channel in channels:
             try:
@@ -82,6 +92,7 @@ class Encoder:
             lambda link: link.sock.close(),
             self._starter,
             self._wakeup_fd,
+            self._capture_later,
         )
         try:
             self._say(Progressed("linked", str(channel) if isinstance(link, SpiceLink) else ""))
@@ -90,11 +101,19 @@ class Encoder:
         finally:
             link.sock.close()
 
+    def _capture_later(self, capture: Capture, fd: int) -> None:
+        if len(self._captures) < MAX_EARLY_CAPTURES:
+            self._captures.append((capture, fd))
+        else:
+            os.close(fd)
+
     def _drive(self, host: Host, link: RawLink | SpiceLink) -> None:
         loop = Loop(host, self._device, link, self._starter, self._wakeup_fd)
         gc.collect()
         gc.freeze()  # what was made up to here stays: no need to look at it again and again
         try:
+            while self._captures:
+                loop.capture(*self._captures.pop(0))
             loop.run()
         except (ConnectionLostError, ProtocolError):
             raise  # nobody is left to be told, or one that can't be talked to
@@ -104,6 +123,7 @@ class Encoder:
         finally:
             self._say(loop.stats())
             host.close()
+            loop.end_captures()
 
     def _tell(self, progress: Progress, host: Host) -> None:
         detail = {
@@ -124,6 +144,9 @@ def load_everything() -> None:
     import lz4.block  # noqa: F401  # to have it is what is wanted
 
     import usbbridge.backend.libusb  # noqa: F401  # the same
+    from usbbridge.backend import libusb_library
+
+    libusb_library.load()
 
 
 def _first_message(starter: MessageChannel) -> tuple[Start, tuple[int, ...]]:

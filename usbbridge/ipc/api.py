@@ -21,6 +21,10 @@ After `subscribe` has answered with the whole `Status`, events follow as they ha
     {"event": "choices", "data": [a Choice, ...]}
     {"event": "monitor", "data": {"connected": false}}
 
+After `capture` has answered with the DeviceStatus, the connection is no longer for lines: what follows on it is the
+capture, a pcapng file, until the device is detached or the client ends it by shutting down its half; then the rest of
+the file, and the end. What a slow reader misses is left out, and counted in the file.
+
 A subscriber that does not read is disconnected when MAX_BACKLOG bytes wait for it. Fields and methods may be added
 within a version; none is changed or taken away.
 """
@@ -203,6 +207,16 @@ class Detach:
 
 
 @dataclass(frozen=True, slots=True)
+class Capture:
+    """Parameters of `capture`, the last request of its connection: what the device and its VM say to each other."""
+
+    device: str = ""
+    serial: str = ""
+    headers_only: bool = False
+    "Without the data of transfers; setup packets are there."
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Parameters of `forget`: the choices about these are dropped; answers with those that are left."""
 
@@ -238,6 +252,7 @@ METHODS: Final[dict[str, tuple[type, Right]]] = {
     "subscribe": (AskStatus, Right.VIEW),
     "attach": (Attach, Right.ATTACH),
     "detach": (Detach, Right.ATTACH),
+    "capture": (Capture, Right.ATTACH),
     "forget": (Forget, Right.ATTACH),
     "vm-check": (VmName, Right.ATTACH),
     "suspend": (Nothing, Right.ADMIN),

@@ -116,6 +116,14 @@ class ServiceClient:
         """Everything."""
         return read(Status, self.call("status", stats=stats))
 
+    def take_over(self) -> tuple[socket.socket, bytes]:
+        """After a method that hands the connection over: the connection, which belongs to the caller, and what came on
+        it behind the answer. This client is at its end."""
+        connection = self._connection.dup()
+        self._connection.close()
+        connection.settimeout(None)
+        return connection, bytes(self._received)
+
     def events(self) -> Iterator[tuple[str, Any]]:
         """The events after `subscribe`, each with its data, as they happen. Raises ConnectionLostError at the end."""
         self.patience = None

@@ -1,7 +1,7 @@
 """What whoever starts an encoder (control, or `attach --foreground`) and the encoder say to each other.
 
-The starter sends `Start` once, then `Stop` or `AskStats`; the encoder sends `Progressed`, `Stats`, and one `Ended` as
-its last word. End of file on either side means that the other process is gone.
+The starter sends `Start` once, then `Stop`, `AskStats` or `Capture`; the encoder sends `Progressed`, `Stats`, and one
+`Ended` as its last word. End of file on either side means that the other process is gone.
 """
 
 from dataclasses import dataclass
@@ -51,6 +51,21 @@ class AskStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Capture:
+    """Write what the device and the VM say to each other, as a pcapng file, to the connection whose descriptor comes
+    with the message, until its reader ends it or the attachment ends. There is no answer."""
+
+    kind: ClassVar[str] = "capture"
+    bus: int = 0
+    device: int = 0
+    "The device's address, as the kernel counts; for the packets."
+    descriptors: str = ""
+    "Device and configuration descriptors in hexadecimal; empty: as far as the encoder knows them."
+    headers_only: bool = False
+    "Without the data of transfers; setup packets are there."
+
+
+@dataclass(frozen=True, slots=True)
 class Progressed:
     """A step of the attachment is done: `channel`, `hello`, `announced`, `attached`, with what is known by then."""
 
@@ -83,5 +98,7 @@ class Ended:
     "Name of the error's class, for programs."
 
 
-Message = Start | Stop | AskStats | Progressed | Stats | Ended
-KINDS: Final[dict[str, type[Message]]] = {cls.kind: cls for cls in (Start, Stop, AskStats, Progressed, Stats, Ended)}
+Message = Start | Stop | AskStats | Capture | Progressed | Stats | Ended
+KINDS: Final[dict[str, type[Message]]] = {
+    cls.kind: cls for cls in (Start, Stop, AskStats, Capture, Progressed, Stats, Ended)
+}

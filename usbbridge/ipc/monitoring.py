@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 from usbbridge.compat.rule import Verdict
 from usbbridge.usb.entry import DeviceEntry
 
-VERSION: Final = 1
+VERSION: Final = 2
 "Raised with every change of this module that the other side would not understand."
 
 MAX_DESCRIPTORS: Final = 8 << 10
@@ -42,6 +42,8 @@ class PluggedDevice:
     rule: str = ""
     "Where that rule stands: FILE:LINE, `local:ID`, or empty if none matched."
     quirks: tuple[str, ...] = ()
+    faces: tuple[str, ...] = ()
+    "VID:PID that the same device goes by at other times, by the list's identities: its boot loader's, for one."
 
 
 # ---- control to monitor

@@ -74,6 +74,7 @@ def test_what_is_asked_of_the_service(run: Run, asking: FakeService, arguments: 
         (["1-2", "--host-subject", "CN=x"], "--host-subject needs --foreground"),
         (["1-2", "--password-file", __file__], "--password-file needs --foreground"),
         (["1-2", "--ca-file", __file__], "--ca-file needs --foreground"),
+        (["1-2", "--capture", "x"], "--capture needs --foreground"),
         (["1-2", "--no-compression"], "--no-compression needs --foreground"),
         (["1-2", "--foreground", "--vm", "tcp://h:1", "--once"], "--once can't be used with --foreground"),
         (["1-2", "--foreground", "--vm", "tcp://h:1", "--by", "port"], "--by can't be used with --foreground"),

@@ -57,6 +57,7 @@ def full(service: FakeService) -> FakeService:
     ("words", "expected"),
     [
         (["attach", ""], ["1-3", "1-4", "2-1"]),
+        (["capture", ""], ["1-2", "2-1"]),
         (["attach", "1"], ["1-3", "1-4"]),
         (["attach", "07"], ["0781:5567"]),
         (["attach", "data"], ["datatraveler"]),

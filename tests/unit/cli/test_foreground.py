@@ -50,6 +50,26 @@ def test_a_target_that_is_none_is_told_before_anything_is_opened(run: Run, monke
     assert "'gopher' is not a kind of target" in err
 
 
+def test_a_capture_of_what_was_never_attached_leaves_no_file(
+    run: Run, image: str, closed_port: int, tmp_path: Path
+) -> None:
+    options = ["--vm", f"tcp://127.0.0.1:{closed_port}", "--capture", str(tmp_path / "x")]
+    assert run(["attach", "--foreground", image, *options])[0] == 4
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("file", "expected"), [("-", 2), (__file__, 5)])
+def test_where_a_capture_can_not_go_is_told_before_anything_is_opened(
+    run: Run, monkeypatch: pytest.MonkeyPatch, file: str, expected: int
+) -> None:
+    def opened(device: str | None, serial: str | None) -> dict[str, object]:
+        raise AssertionError("the device was opened")
+
+    monkeypatch.setattr(foreground, "choose", opened)
+    options = ["--vm", "tcp://127.0.0.1:1", "--capture", file]
+    assert run(["attach", "--foreground", "1-1", *options])[0] == expected
+
+
 @pytest.mark.parametrize("json_lines", [False, True])
 def test_a_vm_that_is_not_there_is_status_4(run: Run, image: str, closed_port: int, json_lines: bool) -> None:
     options = ["--json"] if json_lines else []
@@ -111,9 +131,7 @@ def test_another_libusb_may_have_devices_of_its_own(monkeypatch: pytest.MonkeyPa
     assert foreground.choose("1-7", None) == {"name": "1-7", "selector": "1-7"}
 
 
-def test_another_libusb_does_not_get_a_device_that_is_in_use(
-    sysfs: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_libusb_does_not_get_a_device_that_is_in_use(sysfs: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USBBRIDGE_LIBUSB", "/some/libusb.so")
     monkeypatch.setattr(inventory.devices, "__defaults__", (sysfs.root,))
     with pytest.raises(RefusedError, match="mounted at /media/stick"):

@@ -1,6 +1,7 @@
 """What every verb prints with --json is as the schema says (`usbbridge/ipc/schema.json`)."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_usage import COMMANDS, has_json
 from tests.unit.monitor.fake_sysfs import FakeSysfs
 from tests.unit.schemas import SCHEMA, check, check_lines, check_text
+from usbbridge.capture import pcapng
 from usbbridge.cli.demo import Narrator
 from usbbridge.cli.demo import as_object as demo_object
 from usbbridge.cli.foreground import JsonLines
@@ -104,6 +106,17 @@ def test_an_attachment_by_the_service(run: Run, busy: FakeService) -> None:
     assert check_lines("attach", run(["attach", "1-2", "--json"])[1]) == 2
     busy.answers["attach"] = RefusedError("no", hint="do")
     assert check_lines("attach", run(["attach", "1-2", "--json"])[1]) == 1
+
+
+def test_a_capture(run: Run, busy: FakeService, tmp_path: Path) -> None:
+    busy.answers["capture"] = device(State.ATTACHED)
+    blocks = pcapng.section_header("") + pcapng.interface("", "") + pcapng.packet(1, [b"1"], 1)
+    thread = threading.Thread(target=lambda: busy.captures.get().say_bytes(blocks))
+    thread.start()
+    code, out, _ = run(["capture", "1-2", "-o", str(tmp_path / "x"), "--count", "1", "--json"])
+    thread.join()
+    assert code == 0
+    check_text("capture", out)
 
 
 def test_an_attachment_in_the_foreground(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.cli.conftest import Run
 from usbbridge.cli.main import VERBS
 
-CLIENTS = ("list", "attach", "detach", "forget", "status", "watch", "vm")
+CLIENTS = ("list", "attach", "detach", "forget", "status", "watch", "capture", "vm")
 "Verbs that ask the service."
 MAX_COLUMNS = 90
 "A terminal's 80, and some for command lines that can't be broken."

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ class FakeService:
         self.gate = asyncio.Event()
         self.gate.set()
         self.size = 0
+        self.taken: list[socket.socket] = []
+        "Connections that were handed over."
 
     def rights(self, peer: Peer) -> frozenset[Right]:
         return self.may
@@ -49,6 +52,9 @@ class FakeService:
             case api.Attach(device="bug"):
                 raise ZeroDivisionError
         return {"method": method, "filling": "x" * self.size}
+
+    def hand_over(self, method: str, parameters: Any, connection: int, peer: Peer) -> None:
+        self.taken.append(socket.socket(fileno=os.dup(connection)))
 
 
 class Rig:
@@ -323,3 +329,59 @@ def test_a_device_that_is_unknown_or_denied_is_no_attachment(tmp_path: Path) -> 
             assert (await client.call("attach", device="1-2", vm="nonsense"))["error"]["status"] in (2, 4)
 
     asyncio.run(whole())
+
+
+def test_after_a_capture_is_granted_the_connection_is_for_it_alone(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.greeted()
+        assert (await client.result("capture", device="1-2"))["method"] == "capture"
+        (taken,) = rig.service.taken
+        await until(lambda: rig.server.clients == 0)
+        taken.sendall(b"a capture")
+        taken.close()
+        assert await client.rest() == b"a capture"
+
+    run(tmp_path, scenario)
+
+
+def test_a_capture_is_for_those_who_may_attach(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.service.may = frozenset({Right.VIEW})
+        client = await rig.greeted()
+        assert (await client.call("capture", device="1-2"))["error"]["status"] == 3
+        assert rig.service.taken == []
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("before", [b"", b'{"id": 1, "method": "subscribe"}\n'])
+def test_a_capture_needs_a_connection_of_its_own(tmp_path: Path, before: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.greeted()
+        client.writer.write(before)
+        if before:
+            await client.line()
+        else:
+            rig.service.gate.clear()
+            client.writer.write(b'{"id": 1, "method": "status"}\n')
+        client.writer.write(b'{"id": 2, "method": "capture"}\n')
+        answer = await client.line() or {}
+        assert (answer["id"], answer["error"]["status"]) == (2, 2)
+        rig.service.gate.set()
+        assert rig.service.taken == []
+
+    run(tmp_path, scenario)
+
+
+def test_a_client_that_goes_before_its_capture_begins_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.service.gate.clear()
+        client = await rig.greeted()
+        client.writer.write(b'{"id": 1, "method": "capture"}\n')
+        await until(lambda: bool(rig.service.called))
+        client.writer.close()
+        await until(lambda: rig.server.clients == 0)
+        rig.service.gate.set()
+        assert rig.service.taken == []
+
+    run(tmp_path, scenario)

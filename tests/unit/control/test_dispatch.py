@@ -12,9 +12,17 @@ import pytest
 
 from tests.fakes.control import Bench, bench
 from tests.fakes.monitor import plugged
+from usbbridge.capture.pcapng import (
+    ENHANCED_PACKET,
+    INTERFACE_DESCRIPTION,
+    INTERFACE_STATISTICS,
+    SECTION_HEADER,
+    Splitter,
+)
 from usbbridge.compat.rule import Verdict
 from usbbridge.config import Vm
 from usbbridge.control import world
+from usbbridge.ipc.messages import Capture
 from usbbridge.ipc.monitoring import Adopt, Open, Outcome, PluggedDevice, Refused, Synced
 from usbbridge.loopback.vm import LoopbackVm
 
@@ -115,6 +123,39 @@ def test_encoders_outlive_the_monitor_and_are_adopted_by_the_next(vm: LoopbackVm
         (device,) = (await client.result("status"))["devices"]
         assert (device["state"], device["encoder"]) == ("attached", attached["encoder"])
         assert (await client.result("detach", device="1-2"))["state"] == "local"
+
+    run(tmp_path, (desk(vm, tmp_path),), scenario, STICK)
+
+
+def test_a_capture_comes_from_the_devices_encoder_on_the_connection_that_asked(vm: LoopbackVm, tmp_path: Path) -> None:
+    stick = replace(STICK, descriptors="1201")
+
+    async def scenario(b: Bench) -> None:
+        await b.monitor.hears(Synced)
+        client = await b.client()
+        await client.result("attach", device="1-2")
+        reader = await b.client()
+        assert (await reader.result("capture", device="kingston", headers_only=True))["state"] == "attached"
+        kinds = [(block.kind, block.data) for block in Splitter().feed(await reader.rest())]
+        assert [kind for kind, _ in kinds] == [
+            SECTION_HEADER,
+            INTERFACE_DESCRIPTION,
+            ENHANCED_PACKET,
+            INTERFACE_STATISTICS,
+        ]
+        assert repr(Capture(1, 7, "1201", headers_only=True)).encode() in kinds[2][1]
+        assert await client.result("status"), "other connections go on"
+
+    run(tmp_path, (desk(vm, tmp_path),), scenario, stick)
+
+
+def test_what_is_not_at_a_vm_can_not_be_captured(vm: LoopbackVm, tmp_path: Path) -> None:
+    async def scenario(b: Bench) -> None:
+        await b.monitor.hears(Synced)
+        client = await b.client()
+        assert (await client.call("capture", device="1-2"))["error"]["error"] == "RefusedError"
+        assert (await client.call("capture", device="9-9"))["error"]["error"] == "NotFoundError"
+        assert await client.result("status"), "the connection is still one for lines"
 
     run(tmp_path, (desk(vm, tmp_path),), scenario, STICK)
 

@@ -13,7 +13,7 @@ from tests.fakes.control import descriptors, until
 from usbbridge.control import encoders as module
 from usbbridge.control.actions import Failure
 from usbbridge.control.encoders import Encoders
-from usbbridge.ipc.messages import Progressed, Start, Stats
+from usbbridge.ipc.messages import Capture, Progressed, Start, Stats
 
 SECONDS = 20.0
 FAKE = (sys.executable, "-P", str(Path(__file__).parents[2] / "fakes/encoder_process.py"))
@@ -113,6 +113,25 @@ def test_several_at_once_are_started_at_once() -> None:
             rig.begin(key)
         assert len(set(rig.encoders.pids)) == 3
         await rig.until(lambda: {(key, "attached") for key in (1, 2, 3)} <= set(rig.progress))
+
+    with_rig(scenario)
+
+
+def test_a_capture_is_for_an_encoder_that_runs() -> None:
+    async def scenario(rig: Rig) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            rig.encoders.take(1)
+            rig.encoders.capture(1, Capture(), theirs.fileno())
+            rig.encoders.capture(2, Capture(), theirs.fileno())
+            await rig.attached(3)
+            rig.encoders.capture(3, Capture(bus=3), theirs.fileno())
+            theirs.close()
+            ours.setblocking(False)
+            loop, data = asyncio.get_running_loop(), b""
+            while piece := await loop.sock_recv(ours, 1 << 16):
+                data += piece
+        assert data.count(b"Capture(") == data.count(b"bus=3") == 1
 
     with_rig(scenario)
 

@@ -10,7 +10,11 @@ from tests.fakes.device import FakeDevice
 from tests.fakes.encoder import RawVm, RunningEncoder
 from usbbridge.encoder.linking import Stopped, unless_stopped
 from usbbridge.ipc.channel import MessageChannel, pair
-from usbbridge.ipc.messages import AskStats, Ended, Stats, Stop
+from usbbridge.ipc.messages import AskStats, Capture, Ended, Stats, Stop
+
+
+def refuse(capture: Capture, fd: int) -> None:
+    raise AssertionError("nobody has asked for a capture")
 
 
 def silent(vm: RawVm) -> str:
@@ -58,7 +62,7 @@ def test_what_is_linked_too_late_is_closed() -> None:
 
     starter.send(Stop())
     with pytest.raises(Stopped):
-        unless_stopped(link, socket.socket.close, MessageChannel(theirs), gate_reader)
+        unless_stopped(link, socket.socket.close, MessageChannel(theirs), gate_reader, refuse)
     os.write(gate_writer, b"xx")
     with kept:
         assert kept.recv(1) == b""  # its other end was closed
@@ -76,7 +80,7 @@ def test_what_linking_raises_is_raised(tmp_path: Path) -> None:
         raise FileNotFoundError(tmp_path)
 
     with pytest.raises(FileNotFoundError):
-        unless_stopped(link, socket.socket.close, MessageChannel(theirs), reader)
+        unless_stopped(link, socket.socket.close, MessageChannel(theirs), reader, refuse)
     starter.close()
     theirs.close()
     for fd in (reader, writer):

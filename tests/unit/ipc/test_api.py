@@ -61,6 +61,7 @@ def test_version_1_keeps_its_methods_and_their_rights() -> None:
         "subscribe": view,
         "attach": attach,
         "detach": attach,
+        "capture": attach,
         "forget": attach,
         "vm-check": attach,
         "suspend": admin,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from usbbridge.errors import RemoteProtocolError
 from usbbridge.ipc import codec
 from usbbridge.ipc.codec import MAX_MESSAGE, encode
-from usbbridge.ipc.messages import KINDS, AskStats, Ended, Message, Progressed, Start, Stats, Stop
+from usbbridge.ipc.messages import KINDS, AskStats, Capture, Ended, Message, Progressed, Start, Stats, Stop
 
 EXAMPLES: list[Message] = [
     Start("1-2 46f4:0001 Stick"),
@@ -17,6 +17,8 @@ EXAMPLES: list[Message] = [
     Start("a", quirks=("no-reset", "ä")),
     Stop(),
     AskStats(),
+    Capture(),
+    Capture(1, 127, "1201", headers_only=True),
     Progressed("linked"),
     Progressed("announced", "1-2 Stick\n"),
     Stats(1 << 60, 0, 3),

@@ -1,0 +1,5 @@
+"""`python -m tools.fuzz`."""
+
+from tools.fuzz.cli import main
+
+main()

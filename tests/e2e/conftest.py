@@ -1,4 +1,4 @@
-"""Two machines, booted once for all tests; each test finds them with nothing plugged in and nothing attached."""
+"""The machines, booted once for all tests; each test finds them with nothing plugged in and nothing attached."""
 
 import compileall
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.rig import CA_FILE, TICKET_FILE, Measured, Usbbridge
 from tests.e2e.service_rig import Service
-from tools.lab import REPOSITORY, Client, Lab, Vm, VmOptions
+from tools.lab import REPOSITORY, Client, Lab, NativeClient, Vm, VmOptions
 
 # Seconds a test may take, however slow this host is: far above what one takes.
 TEST_SECONDS = 300
@@ -40,16 +40,31 @@ def lab() -> Iterator[Lab]:
 
 
 class Machines:
-    """The client and the VM; the VM anew when a test has killed it."""
+    """The clients and the VM: a client once a test wants it, the VM anew when a test has killed it."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._service: Service | None = None
-        self.client: Client = lab.client()
+        self._client: Client | None = None
+        self._native: NativeClient | None = None
         self._vm = lab.vm()
-        self.client.put(TICKET_FILE, f"{self._vm.options.ticket}\n".encode())
-        self.client.put(CA_FILE, self._vm.ca_file.read_bytes())
-        self._vm.wait_ready()
+
+    @property
+    def client(self) -> Client:
+        """The client, booted when it is first asked for."""
+        if self._client is None:
+            self._client = self._lab.client()
+            self._client.put(TICKET_FILE, f"{self._vm.options.ticket}\n".encode())
+            self._client.put(CA_FILE, self._vm.ca_file.read_bytes())
+            self._vm.wait_ready()
+        return self._client
+
+    @property
+    def native(self) -> NativeClient:
+        """The client that is as quick as this host, likewise."""
+        if self._native is None:
+            self._native = self._lab.native_client()
+        return self._native
 
     @property
     def vm(self) -> Vm:
@@ -74,8 +89,11 @@ class Machines:
 
     def tidy(self) -> None:
         """Take everything back that a test has left."""
-        self.client.network(up=True)
-        self.client.unplug_all()
+        if self._client is not None:
+            self._client.network(up=True)
+            self._client.unplug_all()
+        if self._native is not None:
+            self._native.unplug_all()
         if self._vm.running:
             self._vm.resume()
             self._vm.wait_no_usb_device()
@@ -104,6 +122,12 @@ def client(tidied: Machines) -> Client:
 def vm(tidied: Machines) -> Vm:
     """The virtual machine, with nothing attached."""
     return tidied.vm
+
+
+@pytest.fixture
+def native(tidied: Machines) -> NativeClient:
+    """The client machine that is as quick as this host, with nothing plugged in."""
+    return tidied.native
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.lab import REPOSITORY, Client, Completed, Process
+from tools.lab import REPOSITORY, Completed, Process, UsbView
 
 # Where the SPICE server's CA certificate and ticket are in the client machine.
 CA_FILE = "/tmp/vm-ca.pem"
@@ -39,7 +39,7 @@ def command() -> tuple[list[str], dict[str, str]]:
 class Usbbridge:
     """Runs the command in the client machine."""
 
-    client: Client
+    client: UsbView
 
     def start(self, device: str, target: str, *options: str) -> Process:
         """`usbbridge attach --foreground`, started."""

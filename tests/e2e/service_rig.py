@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.e2e.rig import command
-from tools.lab import REPOSITORY, Client, Completed, LabError, Plugged, Process, Vm
+from tests.e2e.rig import MIB, command
+from tools.lab import REPOSITORY, AtPort, Completed, LabError, Process, UsbView, Vm
 
 T = TypeVar("T")
 
@@ -37,10 +37,10 @@ RAW_NAME = "desk-raw"
 PATIENCE = 60.0
 "For what surely happens, on an emulated and perhaps busy machine."
 LOOK_AGAIN = 0.1
-ROLES = ("service", "monitor", "control", "encoder")
-RECVMSG = "47"
-"Number of the system call recvmsg on x86-64, as /proc/PID/syscall shows it."
 "Between looks at what nothing announces: which processes there are, and what they have open."
+RECEIVING = "__skb_wait_for_more_packets"
+"Where in the kernel a process sleeps that waits for a message, as /proc/PID/stack shows it."
+ROLES = ("service", "monitor", "control", "encoder")
 
 INSIDE = REPOSITORY / "tests/e2e"
 PYTHON = str(Path(sys.executable).absolute())
@@ -74,7 +74,7 @@ class Entry:
 class Watch:
     """Follows the API in the client machine, through every restart of the service."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: UsbView) -> None:
         interpreter = str(Path(sys.executable).resolve())
         self._process = client.start([interpreter, "-I", "-S", str(INSIDE / "api_watch.py"), CONTROL_SOCKET])
         self._read = 0
@@ -196,7 +196,7 @@ class Facts:
         return found
 
 
-def facts(client: Client, pid: int) -> Facts:
+def facts(client: UsbView, pid: int) -> Facts:
     """What /proc says of a process. OSError if it ends meanwhile."""
     lines = (line.partition(":") for line in client.read_text(f"/proc/{pid}/status").splitlines())
     status = {name: value.strip() for name, _, value in lines}
@@ -205,7 +205,7 @@ def facts(client: Client, pid: int) -> Facts:
     return Facts(pid, status, client.links(f"/proc/{pid}/fd/*"), ticks / 100)
 
 
-def roles(client: Client) -> dict[str, list[int]]:
+def roles(client: UsbView) -> dict[str, list[int]]:
     """The processes of the service by what they are, zombies left out: they have no command line."""
     found: dict[str, list[int]] = {role: [] for role in ROLES}
     for path in client.glob("/proc/[0-9]*/cmdline"):
@@ -244,7 +244,7 @@ note = "the lab's sticks"
 class Service:
     """The service, run without systemd as `usbbridge service`."""
 
-    def __init__(self, client: Client, vm: Vm) -> None:
+    def __init__(self, client: UsbView, vm: Vm) -> None:
         self.client, self.vm = client, vm
         self._process: Process | None = None
         self._logged = self._seen = 0
@@ -322,7 +322,7 @@ class Service:
         found = []
         for pid in roles(self.client)["encoder"]:
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                if self.client.read_text(f"/proc/{pid}/syscall").split()[0] == RECVMSG:
+                if RECEIVING in self.client.read_text(f"/proc/{pid}/stack"):
                     found.append(pid)
         return found
 
@@ -343,7 +343,7 @@ class Service:
         [pid] = roles(self.client)[role]
         return facts(self.client, pid)
 
-    def encoder_of(self, stick: Plugged) -> Facts:
+    def encoder_of(self, stick: AtPort) -> Facts:
         """The encoder that has the device."""
         found = self.watch.device(stick.bus_port)
         assert found is not None
@@ -369,7 +369,7 @@ class Service:
 
     # Waiting
 
-    def wait_state(self, stick: Plugged, state: str, timeout: float = PATIENCE) -> dict[str, Any]:
+    def wait_state(self, stick: AtPort, state: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait until a device is in a state; what is then said of it."""
 
         def look() -> dict[str, Any] | None:
@@ -379,7 +379,7 @@ class Service:
         assert found is not None
         return found
 
-    def wait_attached(self, stick: Plugged, timeout: float = PATIENCE) -> dict[str, Any]:
+    def wait_attached(self, stick: AtPort, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait until a device is attached."""
         return self.wait_state(stick, "attached", timeout)
 
@@ -389,3 +389,19 @@ def _closed_folders() -> Iterator[Path]:
         for folder in [place, *place.parents]:
             if not folder.stat().st_mode & 0o001:
                 yield folder
+
+
+def reading(vm: Vm) -> Process:
+    """A read of the whole disk in the guest, under way; of what is read, only the first part comes out."""
+    disk = vm.wait_block_device()
+    rest = f"exec dd if={disk} bs=256k iflag=direct skip=4 of=/dev/null status=none"
+    reader = vm.start(["/bin/sh", "-c", f"dd if={disk} bs=1M count=1 iflag=direct status=none; {rest}"])
+    reader.wait_bytes(MIB)
+    return reader
+
+
+def given_back(client: UsbView, stick: AtPort, since: float) -> float | None:
+    """When the device came back to its kernel driver after `since`, by the client's clock; None if it has not."""
+    bound = client.uevents(ACTION="bind", SUBSYSTEM="usb", DRIVER="usb-storage")
+    times = [at for at, event in bound if at > since and f"/{stick.bus_port}:" in event["DEVPATH"]]
+    return min(times, default=None)

@@ -20,6 +20,10 @@ pytestmark = pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at
 PYTHON = str(Path(sys.executable).absolute())
 
 
+ISO_TRIES = 3
+"How often this host may have been busy with something else: what is late on an isochronous endpoint is lost."
+
+
 @dataclass(frozen=True)
 class Case:
     """A device, and what is done with it."""
@@ -29,6 +33,7 @@ class Case:
     check: str
     "A module of `tests.e2e.checks`, with its arguments."
     super_speed: bool = False
+    tries: int = 1
 
     def __str__(self) -> str:
         return self.device
@@ -44,21 +49,22 @@ CASES = [
     Case("mtp", "mtp"),
     Case("ethernet", "ethernet"),
     Case("composite", "composite"),
-    Case("camera", "camera"),
-    Case("headset", "headset"),
+    Case("camera", "camera", tries=ISO_TRIES),
+    Case("headset", "headset", tries=ISO_TRIES),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_guest_uses_a_device_as_if_it_were_its_own(
-    native: NativeClient, vm: Vm, case: Case
-) -> None:
+def test_guest_uses_a_device_as_if_it_were_its_own(native: NativeClient, vm: Vm, case: Case) -> None:
     native.put("/tmp/ticket", f"{vm.options.ticket}\n".encode())
     device = native.emulate(case.device, super_speed=case.super_speed)
     began = vm.now()
     with Usbbridge(native).attach(device.bus_port, vm.spice, *with_ticket("/tmp/ticket")) as attached:
         vm.wait_until(lambda: vm.arrivals(began), case.device)
-        done = vm.run([PYTHON, "-m", *f"tests.e2e.checks.{case.check}".split()], cwd=str(REPOSITORY), check=False)
+        for _ in range(case.tries):
+            done = vm.run([PYTHON, "-m", *f"tests.e2e.checks.{case.check}".split()], cwd=str(REPOSITORY), check=False)
+            if done.status == 0:
+                break
         assert done.status == 0, done.text + done.error
         assert json.loads(done.text.splitlines()[-1])
         detach(attached)

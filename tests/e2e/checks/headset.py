@@ -40,6 +40,9 @@ one period has passed for about as long as the buffer lasts; so a stream may be 
 emulated machine with much else to do, and is whole in the end. (The driver records in URBs of one millisecond.)"""
 STREAM_PATIENCE = 200.0
 "Seconds for one second of sound."
+SILENT_FRACTION = 2
+"""The part of a second of silence after what is played. A driver stops its stream when all of it has been taken from
+it; what a redirecting host still has in its buffer then, a quarter of a second at the most, is not played."""
 MUTED_FRACTION = 4
 "Part of a second that is recorded from the muted microphone."
 
@@ -101,7 +104,8 @@ def finish(process: subprocess.Popen[str], seconds: int) -> None:
 def both_ways(headset: Headset, rate: int, seconds: int, folder: Path, gaps: int) -> dict[str, object]:
     """Play and record at the same time."""
     played, recorded, frames = folder / "played", folder / "recorded", rate * seconds
-    played.write_bytes(ramp(0, frames, PLAYBACK_CHANNELS))
+    silence = bytes(rate * PLAYBACK_CHANNELS * SAMPLE_SIZE // SILENT_FRACTION)
+    played.write_bytes(ramp(0, frames, PLAYBACK_CHANNELS) + silence)
     headset.request(FORGET)
     began = time.monotonic()
     recording = start(headset.command("arecord", rate, CAPTURE_CHANNELS, "-s", str(frames), str(recorded)))

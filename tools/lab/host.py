@@ -20,6 +20,12 @@ PROGRAMS = {
     "usbredirect": "usbredirect",
     "systemctl": "systemd",
     "udevadm": "udev",
+    "ip": "iproute2",
+    "aplay": "alsa-utils",
+    "dfu-util": "dfu-util",
+    "fido2-token": "fido2-tools",
+    "mtp-detect": "mtp-tools",
+    "pcscd": "pcscd",
 }
 # QEMU's own modules with SPICE and usb-redir: since Debian 13 in a package of their own.
 MODULE_FOLDER = Path("/usr/lib/x86_64-linux-gnu/qemu")

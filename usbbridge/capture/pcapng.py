@@ -90,7 +90,7 @@ def dropped_of(block: bytes) -> int:
 
 
 def _text(code: int, text: str) -> bytes:
-    data = text.encode()[:0xFFFF]
+    data = text.encode(errors="replace")[:0xFFFF]  # the path of a disk may be no Unicode
     return _option.pack(code, len(data)) + data + bytes(-len(data) % 4)
 
 

@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -101,7 +100,7 @@ def _conclude(status: DeviceStatus, file: CaptureFile, ended: str, output: str) 
     """Raises ConnectionLostError if the capture did not end as captures do."""
     if ended == "broken":
         if not file.begun and output != STDOUT:
-            Path(output).unlink()
+            capture_file.remove(output)
         there = f"; what came before is in {output}" if file.packets and output != STDOUT else ""
         raise ConnectionLostError(
             f"the capture of {status.device.entry} broke off{there}",

@@ -8,7 +8,6 @@ import stat
 import sys
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -34,6 +33,7 @@ CHUNK: Final = 256 << 10
 
 _SIZE: Final = re.compile(r"([0-9]+)([kKMGT]?)(i?B)?")
 _UNITS: Final = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_ROOT: Final = 0
 _PRIVATE: Final = 0o600
 "What is typed and read stands in a capture."
 
@@ -60,12 +60,13 @@ def check(name: str, *, force: bool) -> None:
         if stat.S_ISDIR(kind):
             raise UsageError(f"{name} is a folder", hint="name a file in it")
         if stat.S_ISREG(kind) and not force:
-            raise RefusedError(f"{name} is there already", hint="use another name, or --force to overwrite it")
+            raise _there_already(name)
 
 
 def open_output(name: str, *, force: bool) -> int:
     """A descriptor to write to, the caller's: of a new file for this user alone, an old one (`force`) that is so from
-    now on, a named pipe, or the standard output. Raises RefusedError, UsageError, OSError."""
+    now on, a named pipe, or the standard output. What is there already has to be this user's own, or root's. Raises
+    RefusedError, UsageError, OSError."""
     check(name, force=force)
     if name == STDOUT:
         return os.dup(sys.stdout.fileno())
@@ -73,10 +74,37 @@ def open_output(name: str, *, force: bool) -> int:
         return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
     except FileExistsError:
         fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        _make_ours(fd, name, force=force)
+    except (UsbBridgeError, OSError):
+        os.close(fd)
+        raise
+    return fd
+
+
+def _make_ours(fd: int, name: str, *, force: bool) -> None:
+    """What was there already, perhaps since a moment ago only, and put there by somebody else. Raises RefusedError,
+    OSError."""
+    found = os.fstat(fd)
+    if found.st_uid not in (os.geteuid(), _ROOT):
+        hint = "use another name, in a folder that is yours"
+        raise RefusedError(f"{name} belongs to somebody else, who could read what is captured", hint=hint)
+    if stat.S_ISREG(found.st_mode):
+        if not force:
+            raise _there_already(name)
         os.fchmod(fd, _PRIVATE)
         os.ftruncate(fd, 0)
-    return fd
+
+
+def _there_already(name: str) -> RefusedError:
+    return RefusedError(f"{name} is there already", hint="use another name, or --force to overwrite it")
+
+
+def remove(name: str) -> None:
+    """Remove a file that turned out to be for nothing; named pipes and devices stay."""
+    with contextlib.suppress(FileNotFoundError):  # somebody was faster
+        if stat.S_ISREG(os.lstat(name).st_mode):
+            os.unlink(name)  # noqa: PTH108  # as above, a plain name
 
 
 class CaptureFile:
@@ -151,22 +179,24 @@ class CaptureFile:
 
     def _write(self) -> None:
         data, self._pending = memoryview(b"".join(self._pending)), []
+        done = 0
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
         except OSError:
-            self._take_back()
+            self._take_back(done)
             raise
         self._written = self.size, self.packets
 
-    def _take_back(self) -> None:
-        """The file's end may be half a block: it ends with what was written before. Of a pipe, nothing can be taken
-        back, and nothing more be written."""
+    def _take_back(self, size: int) -> None:
+        """The last `size` bytes of the file may be half a block: it ends with what was written before, by us or by
+        whoever had it as his output. Of a pipe, nothing can be taken back, and nothing more be written."""
         self.size, self.packets = self._written
         self._last = 0
         try:
-            os.ftruncate(self._fd, self.size)
-            os.lseek(self._fd, 0, os.SEEK_END)
+            end = os.lseek(self._fd, 0, os.SEEK_CUR) - size
+            os.ftruncate(self._fd, end)
+            os.lseek(self._fd, end, os.SEEK_SET)
         except OSError:
             self.size = 0
 
@@ -189,7 +219,7 @@ class Recording:
 
     def __init__(self, name: str) -> None:
         """Raises RefusedError, UsageError, OSError."""
-        self._name, self._file = Path(name), CaptureFile(open_output(name, force=False))
+        self._name, self._file = name, CaptureFile(open_output(name, force=False))
         self._ours, self._theirs = socket.socketpair()
         self._error: UsbBridgeError | OSError | None = None
         self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
@@ -209,8 +239,8 @@ class Recording:
         self._theirs.close()
         self._thread.join()
         self._ours.close()
-        if not self._file.begun and self._name.is_file():
-            self._name.unlink()  # nothing was attached
+        if not self._file.begun:
+            remove(self._name)  # nothing was attached
         if self._error is not None and error is None:
             raise self._error
 

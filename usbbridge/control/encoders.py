@@ -148,10 +148,12 @@ class Encoders:
             self._end(child)
 
     def capture(self, key: int, capture: Capture, connection: int) -> None:
-        """Have a running encoder capture to a connection, whose descriptor stays the caller's."""
+        """Have a running encoder capture to a connection, whose descriptor stays the caller's. One that has just ended,
+        or is busy and has been asked for many more, does not: the connection's end tells."""
         child = self._by_key.get(key)
         if child is not None and child.started and not child.stopping:
-            self._say(child, capture, connection)
+            with contextlib.suppress(OSError):
+                child.channel.send(capture, connection)
 
     def _end(self, child: EncoderProcess) -> None:
         if child.stopping:

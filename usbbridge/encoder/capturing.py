@@ -32,7 +32,7 @@ MAX_WAITING: Final = 8 << 20
 MAX_PARTS: Final = 64
 "Parts given to one write."
 FLUSH_SECONDS: Final = 0.5
-"How long the end of an attachment waits for a reader to take what there still is."
+"How long the end of an attachment waits for all readers together to take what there still is."
 
 _INTEREST: Final = {False: select.EPOLLIN, True: select.EPOLLIN | select.EPOLLOUT}
 
@@ -52,6 +52,7 @@ class Reader:
         self._address, self._payload = Address(capture.bus, capture.device), not capture.headers_only
         self._parts: deque[memoryview] = deque()
         self._size = 0
+        self._broken = False
         self._received = self._dropped = self._missing = 0  # in all; of these, dropped; and since the last that was not
 
     def begin(self, name: str, events: Iterable[Event]) -> None:
@@ -77,7 +78,10 @@ class Reader:
         self._put(pcapng.packet(now, parts, length, dropped=missing))
 
     def wants_more(self) -> bool:
-        """Whether the other end is as it was: nothing is said there, so it is the end if something is."""
+        """Whether the other end is as it was: nothing is said there, so it is the end if something is, and also if it
+        takes nothing any more."""
+        if self._broken:
+            return False
         try:
             self._sock.recv(1)
         except BlockingIOError:
@@ -99,11 +103,12 @@ class Reader:
             return True
         except OSError:  # nobody is at the other end: it has no use for the rest
             self._parts.clear()
+            self._size, self._broken = 0, True
         return False
 
-    def flush(self, seconds: float) -> None:
-        """Write all, but for no longer than that."""
-        deadline, poller = time.monotonic() + seconds, select.poll()
+    def flush(self, deadline: float) -> None:
+        """Write all, but for no longer than until then."""
+        poller = select.poll()
         poller.register(self._sock, select.POLLOUT)
         while self.write():
             left = deadline - time.monotonic()
@@ -192,17 +197,17 @@ class Capturing:
             reader.conclude()
         ending = self._readers | self._leaving
         self._readers, self._leaving = {}, {}
+        deadline = time.monotonic() + FLUSH_SECONDS
         for fd, reader in ending.items():
             self._epoll.unregister(fd)
-            reader.flush(FLUSH_SECONDS)
+            reader.flush(deadline)
             reader.close()
         self._untap()
 
     def _untap(self) -> None:
         if self._tap is not None and not self._readers:
-            self._tap.stop()
-            self._tap = None
-            self._host.drive(self._device)
+            tap, self._tap = self._tap, None
+            tap.stop(self._host.drive(self._device))
 
     def _hear(self, event: Event) -> None:
         for reader in self._readers.values():

@@ -11,7 +11,7 @@ from typing import Final
 
 from usbbridge.backend.base import ISO_ACTUAL, ISO_FIELDS, ISO_LENGTH, ISO_STATUS, Device, Status, Transfer
 from usbbridge.capture.usbmon import COMPLETE, EINPROGRESS, ERROR, SUBMIT, Event, Urb
-from usbbridge.errors import DeviceError, DeviceLostError
+from usbbridge.errors import DeviceError, DeviceLostError, UsbBridgeError
 from usbbridge.usb.ch9 import DIR_IN, SETUP_STRUCT, Feature, Request, Speed, TransferType
 from usbbridge.usb.descriptors import Configuration, DeviceDescriptor, Endpoint
 
@@ -61,9 +61,14 @@ class TappedDevice:
     def configuration(self) -> Configuration | None:
         return self._device.configuration()
 
-    def stop(self) -> None:
-        """Tell nothing any more, of transfers that are in flight neither."""
+    def stop(self, transfers: Iterable[Transfer]) -> None:
+        """Tell nothing any more. Of `transfers`, those in flight, the ends go straight to their owners again: one that
+        waits for days would otherwise carry every tap that there has been."""
         self._tell = _ignore
+        for transfer in transfers:
+            on_done = transfer.on_done
+            if isinstance(on_done, partial) and on_done.func == self._done:
+                transfer.on_done = on_done.args[-1]
 
     def adopt(self, transfers: Iterable[Transfer]) -> None:
         """These are in flight already: tell of their ends."""
@@ -184,7 +189,7 @@ class TappedDevice:
         interval then may be wrong, in the capture and nowhere else."""
         try:
             configuration = self._device.configuration()
-        except DeviceError:  # it is gone, or as good as gone, which shows elsewhere
+        except UsbBridgeError:  # it is gone, or as good as gone, which shows elsewhere
             return
         settings = configuration.interfaces if configuration else ()
         self._endpoints = {endpoint.address: endpoint for setting in settings for endpoint in setting.endpoints}

@@ -26,6 +26,10 @@ def test_an_interface_has_the_link_type_of_usbmon() -> None:
     )
 
 
+def test_a_name_that_is_no_unicode_is_written_as_well_as_it_can_be() -> None:
+    assert b"disk:a?.img" in pcapng.interface("1-2", "disk:a\udcff.img")
+
+
 def test_a_packet_is_padded_and_tells_its_real_length() -> None:
     assert pcapng.packet((5 << 32) + 6, [b"ab", b"", memoryview(b"cde")], 9) == bytes.fromhex(
         "06000000 28000000 00000000 05000000 06000000 05000000 09000000 6162636465 000000 28000000"

@@ -224,6 +224,41 @@ def test_a_capture_that_never_began_leaves_no_file(run: Run, captured: FakeServi
     assert not target.exists()
 
 
+def test_a_capture_that_never_began_leaves_what_is_no_file_of_its_own(
+    run: Run, captured: FakeService, target: Path
+) -> None:
+    os.mkfifo(target)
+    reader = threading.Thread(target=target.read_bytes)
+    reader.start()
+    with saying(captured, Peer.hang_up):
+        assert run(["capture", "1-2", "-o", str(target)])[0] == 1
+    reader.join(SECONDS)
+    assert target.is_fifo()
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo], ids=["file", "named pipe"])
+def test_what_somebody_else_could_read_is_not_written_to(
+    target: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
+) -> None:
+    make(target)
+    if os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    else:
+        os.chown(target, 65534, 65534)
+    reader = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(RefusedError, match="belongs to somebody else"):
+        capture_file.open_output(str(target), force=True)
+    os.close(reader)
+
+
+def test_a_file_that_comes_at_the_last_moment_stays_as_it_is(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.write_bytes(b"dear")
+    monkeypatch.setattr(capture_file, "check", lambda name, force: None)
+    with pytest.raises(RefusedError, match="is there already"):
+        capture_file.open_output(str(target), force=False)
+    assert target.read_bytes() == b"dear"
+
+
 def test_what_is_no_capture_is_said(run: Run, captured: FakeService, target: Path) -> None:
     with saying(captured, HEAD + bytes(100)):
         assert run(["capture", "1-2", "-o", str(target)])[0] == RemoteProtocolError.exit_status
@@ -331,6 +366,25 @@ def test_a_disk_that_fills_up_keeps_whole_blocks(tmp_path: Path) -> None:
     file.close()
     file.close()
     assert [block.kind for block in blocks(target.read_bytes())][2:] == [ENHANCED_PACKET, INTERFACE_STATISTICS]
+
+
+def test_on_a_full_disk_what_was_in_the_file_before_the_capture_stays(tmp_path: Path) -> None:
+    import resource
+
+    target = tmp_path / "x"
+    target.write_bytes(b"dear")
+    file = CaptureFile(os.open(target, os.O_WRONLY | os.O_APPEND))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10000, hard))
+        with pytest.raises(OSError, match="too large"):
+            file.take(HEAD + PACKET)
+        assert target.read_bytes() == b"dear"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    file.close()
 
 
 # ---- a capture that is written while something else goes on

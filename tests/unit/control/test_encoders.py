@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -132,6 +133,20 @@ def test_a_capture_is_for_an_encoder_that_runs() -> None:
             while piece := await loop.sock_recv(ours, 1 << 16):
                 data += piece
         assert data.count(b"Capture(") == data.count(b"bus=3") == 1
+
+    with_rig(scenario)
+
+
+def test_an_encoder_that_is_busy_is_not_killed_for_captures_that_it_has_no_room_for() -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.attached(1)
+        child = rig.encoders._by_key[1]
+        os.kill(child.process.pid, signal.SIGSTOP)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for _ in range(100):
+                rig.encoders.capture(1, Capture(descriptors="00" * 8192), theirs.fileno())
+        assert not child.broken
 
     with_rig(scenario)
 

@@ -4,6 +4,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -218,6 +219,34 @@ def test_the_tap_is_there_only_while_there_is_a_reader(bench: Bench, reading: Re
     assert bench.epoll.poll(0) == []
 
 
+def test_a_transfer_that_is_in_flight_for_long_bears_any_number_of_captures(bench: Bench) -> None:
+    bench.rig.guest.bulk(1, BULK_IN, 64)
+    bench.rig.settle()
+    transfer = bench.device.flying[-1]
+    before = transfer.on_done
+    for _ in range(3):
+        one = Reading()
+        bench.begin(one)
+        assert transfer.on_done != before
+        one.sock.close()
+        bench.turn()
+        assert transfer.on_done == before, "its end goes straight to its owner again"
+    bench.device.finish(transfer, data=b"late")
+    bench.rig.settle()
+    assert bench.rig.host.pending == {}
+
+
+def test_a_reader_that_takes_nothing_more_is_let_go(bench: Bench, reading: Reading) -> None:
+    bench.begin(reading)
+    bench.turn()
+    reading.sock.shutdown(socket.SHUT_RD)
+    bench.send()
+    for _ in range(3):
+        bench.turn()
+    assert bench.epoll.poll(0) == [], "or the encoder would never sleep again"
+    assert not bench.tapped
+
+
 def test_two_readers_get_what_each_wants(bench: Bench, reading: Reading) -> None:
     other = Reading()
     bench.begin(reading)
@@ -283,6 +312,22 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end(
     assert not bench.tapped
     while reading.some():
         pass
+
+
+def test_readers_that_never_read_hold_up_the_end_together_no_longer_than_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float] = []
+    monkeypatch.setattr(capturing.Reader, "flush", lambda _, deadline: deadlines.append(deadline))
+    readers = [Reading() for _ in range(MAX_CAPTURES)]
+    for one in readers:
+        bench.begin(one)
+    before = time.monotonic()
+    bench.capturing.close()
+    assert (len(deadlines), len(set(deadlines))) == (MAX_CAPTURES, 1)
+    assert deadlines[0] >= before + capturing.FLUSH_SECONDS
+    for one in readers:
+        one.sock.close()
 
 
 def test_at_the_end_of_the_attachment_every_capture_is_whole(bench: Bench, reading: Reading) -> None:

@@ -159,8 +159,7 @@ def test_after_it_was_taken_out_nothing_is_told(
     rig.guest.bulk(1, BULK_IN, 512)
     rig.settle()
     heard.take()
-    tapped.stop()
-    rig.host.drive(device)
+    tapped.stop(rig.host.drive(device))
     for transfer in list(device.flying):
         device.finish(transfer, data=b"x")
     rig.settle()

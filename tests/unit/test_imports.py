@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "spice": (),
     "redirect": ("usbredir", "usb", "backend.base"),
     "backend": ("usb",),
-    "compat": ("usb", "usbredir.filter", "usbredir.errors"),  # the peers' filter language, for export and import alone
+    # usbredir: the peers' filter language, for export and import alone; config.lines: where in a TOML text a key stands
+    "compat": ("usb", "usbredir.filter", "usbredir.errors", "config.lines"),
     "ipc": ("usb", "compat.rule", "config"),
     "monitor": ("ipc", "compat", "usb", "config"),
     "capture": ("usb",),

@@ -11,8 +11,12 @@ no interface has one, all are judged once more as if there were no `follow`, so 
 
 Rules that have quirks and no verdict decide nothing: all that match count, and so do the quirks of the rules that
 decided. What is said of a quirk first holds; `!no-reset` takes a quirk back that a later rule gives.
+
+A device that goes by several ids (an identity) is one device: verdicts for one of them hold for the others, in their
+place in the order, unless some rule names the one it has now. Quirks do not: each face has its own firmware.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -167,6 +171,11 @@ class Identity:
     note: str = ""
     source: str = ""
     where: str = ""
+
+
+def other_faces(identities: Iterable[Identity], own: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """The ids that a device goes by at other times, by the identities that have its own."""
+    return tuple(dict.fromkeys(ids for identity in identities for ids in identity.ids if ids != own))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """Rules in their order, and a quick way from a device to those that could be about it."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from heapq import merge
 from typing import Final
 
-from usbbridge.compat.rule import NOT, Decision, Identity, Judged, Pass, Rule, is_glob, passes_of
+from usbbridge.compat.rule import NOT, Decision, Identity, Judged, Pass, Rule, is_glob, other_faces, passes_of
 from usbbridge.usb.entry import DeviceEntry
 
 
@@ -25,6 +26,7 @@ class RuleSet:
     def judge(self, device: DeviceEntry) -> Decision:
         """What the rules say about a device."""
         steps = self.explain(device)
+        identities = self._identities_of(device)
         decided = max((step for step in steps if step.has_say), key=lambda step: step.verdict.strictness)
         return Decision(
             decided.verdict,
@@ -32,18 +34,26 @@ class RuleSet:
             decided.judged.number,
             str(decided),
             self._quirks_of(device, steps),
-            tuple(self._known_as.get((device.vendor, device.product), ())),
+            identities,
         )
 
     def explain(self, device: DeviceEntry) -> tuple[Pass, ...]:
         """Every pass, and the rule that matched in it."""
         judged = passes_of(device)
-        search = _Search(self._deciding, device, judged)
+        search = _Search(self._deciding, device, judged, self._faces_of(device))
         found = [Pass(each, search.first(each, follow=each.number is not None)) for each in judged]
         steps = [Pass(step.judged, step.rule, not (step.rule and step.rule.follow)) for step in found]
         if not any(step.has_say for step in steps if step.judged.number is not None):
             steps = [step if step.has_say else Pass(step.judged, search.first(step.judged)) for step in steps]
         return tuple(steps)
+
+    def _identities_of(self, device: DeviceEntry) -> tuple[Identity, ...]:
+        return tuple(self._known_as.get((device.vendor, device.product), ()))
+
+    def _faces_of(self, device: DeviceEntry) -> tuple[DeviceEntry, ...]:
+        """The device with each of the ids it goes by at other times."""
+        others = other_faces(self._identities_of(device), (device.vendor, device.product))
+        return tuple(replace(device, vendor=vendor, product=product) for vendor, product in others)
 
     def _quirks_of(self, device: DeviceEntry, steps: tuple[Pass, ...]) -> tuple[str, ...]:
         passes = tuple(step.judged for step in steps)
@@ -82,6 +92,10 @@ class Index:
         ):
             yield from self._by.get(key, ())
 
+    def naming(self, device: DeviceEntry) -> Bucket:
+        """Those of them that name its ids, both of them."""
+        return self._by.get(("id", device.vendor << 16 | device.product), [])
+
     def of_class(self, class_: int) -> Bucket:
         """Those that could be about an interface of this class besides, in order."""
         return self._by.get(("class", class_), [])
@@ -118,10 +132,17 @@ def keys_of(rule: Rule) -> Iterator[tuple[str, int | str]]:
 
 
 class _Search:
-    """Looks for rules about one device. What is the same in every pass is looked at once."""
+    """Looks for rules about one device. What is the same in every pass is looked at once.
 
-    def __init__(self, index: Index, device: DeviceEntry, passes: tuple[Judged, ...]) -> None:
+    Verdicts about its other `faces` hold as well, unless some rule names what it is now.
+    """
+
+    def __init__(
+        self, index: Index, device: DeviceEntry, passes: tuple[Judged, ...], faces: Iterable[DeviceEntry] = ()
+    ) -> None:
         about = {position: rule for position, rule in index.of_device(device) if rule.is_about(device, passes)}
+        if not any(position in about for position, _ in index.naming(device)):
+            about |= {n: r for face in faces for n, r in index.naming(face) if r.verdict and r.is_about(face, passes)}
         self._about = sorted(about.items())
         self._of_class = {
             class_: [(n, rule) for n, rule in index.of_class(class_) if rule.is_about(device, passes)]

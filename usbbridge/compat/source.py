@@ -191,7 +191,7 @@ class _Reader:
             return False
         counted = {name: [list(t.keys) for t in others if t.name == name] for name in {t.name for t in others}}
         if counted != {name: _keys(items) for name, items in document.items()}:
-            self._wrong(1, "a source is [[rule]] and [[identity]] tables, with one plain `key = value` a line, no more")
+            self._wrong(1, "a source is [[rule]] and [[identity]] tables, and no more")
         return not self._problems
 
     def _read_table(self, table: dict[str, Any], lines: Table) -> None:

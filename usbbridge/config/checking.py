@@ -39,7 +39,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "users": values.accounts,
         "groups": values.accounts,
     },
-    "auto": {"connect": values.boolean, "remember": values.choice("auto", "serial", "port", "no")},
+    "auto": {
+        "connect": values.boolean,
+        "remember": values.choice("auto", "serial", "port", "no"),
+        "follow": values.boolean,
+    },
     "retry": {"first": values.seconds, "longest": values.seconds},
     "monitor": {
         "source": values.choice("auto", "udev", "kernel"),

@@ -58,6 +58,9 @@ class Auto:
     "A device whose verdict is `connect` is attached when it is plugged in."
     remember: str = "auto"
     "How an attached device is known again: `serial`, `port`, `no`, or `auto`: by serial number if it has its own."
+    follow: bool = True
+    """What a device at a VM comes back as within seconds, on the same port, is attached too, although no identity says
+    that it is the same: boards and phones change into a boot loader whose ids nobody has declared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,11 +84,20 @@ def _wish(world: World, device: DeviceTrack, vm: VmTrack, request: Attach) -> No
 def detach(world: World, request: Detach) -> DeviceTrack:
     """Somebody wants a device back, for good unless `keep`. Raises UsageError or NotFoundError."""
     device = pick_in_use(world, request.device, request.serial)
-    if not request.keep and any([world.choices.forget_device(face) for face in faces(device.plugged)]):
-        world.choices_changed()
+    if not request.keep:
+        _forget(world, device)
     device.wish, device.held, device.fresh = None, True, False
     device.forgive()
     return device
+
+
+def _forget(world: World, device: DeviceTrack) -> None:
+    """Drop whatever could bring the device to a VM, with whichever of its faces."""
+    before = world.choices.all
+    for face in faces(device.plugged):
+        world.choices.forget_device(face)
+    if world.choices.all != before:
+        world.choices_changed()
 
 
 def forget(world: World, request: Forget) -> tuple[Choice, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from usbbridge.compat.rule import Verdict
+from usbbridge.compat.rule import Identity, Verdict, other_faces
 from usbbridge.errors import UsbBridgeError
 from usbbridge.ipc.monitoring import MAX_DESCRIPTORS, Gone, Plugged, PluggedDevice
 from usbbridge.monitor import inventory
@@ -32,6 +32,8 @@ class Decision(Protocol):
     def because(self) -> str: ...
     @property
     def quirks(self) -> tuple[str, ...]: ...
+    @property
+    def identities(self) -> tuple[Identity, ...]: ...
 
 
 Decide = Callable[[DeviceEntry], Decision]
@@ -135,6 +137,7 @@ class Table:
             decision.because,
             decision.rule,
             decision.quirks,
+            tuple(f"{v:04x}:{p:04x}" for v, p in other_faces(decision.identities, (entry.vendor, entry.product))),
         )
         return device, is_whole
 

@@ -192,3 +192,43 @@ def test_a_rule_is_found_whatever_it_is_indexed_by() -> None:
 def test_equal_rules_in_a_list_do_not_disturb_each_other() -> None:
     rule = Rule(verdict=Verdict.ALLOW, quirks=("delay",))
     assert RuleSet([rule, rule]).judge(STICK).quirks == ("delay",)
+
+
+# ---- devices that go by several ids
+
+BOARD = Identity("board", ((0x0781, 0x5567), (0x0781, 0x0001), (0x2341, 0x0036)))
+LOADER = device("0781:0001", "fe/01/02")
+
+
+def judged(entry: DeviceEntry, *tables: dict[str, Any]) -> str:
+    known = (rule_of(table, f"test.toml:{number}") for number, table in enumerate(tables, 1))
+    return RuleSet(known, [BOARD]).judge(entry).verdict.value
+
+
+@pytest.mark.parametrize("said", ["deny", "allow", "connect"])
+def test_a_rule_for_one_face_of_a_device_holds_for_the_others(said: str) -> None:
+    assert judged(LOADER, {"id": "0781:5567", "verdict": said}) == said
+    assert judged(device("2341:0036", "02/02/01"), {"id": "0781:5567", "verdict": said}) == said
+    assert judged(device("0781:0002", "02/02/01"), {"id": "0781:5567", "verdict": said}) == "ask"
+
+
+def test_it_does_in_its_place_in_the_order() -> None:
+    face, class_ = {"id": "0781:5567", "verdict": "deny"}, {"class": "fe/01", "verdict": "allow"}
+    assert judged(LOADER, face, class_) == "deny"
+    assert judged(LOADER, class_, face) == "allow"
+
+
+def test_what_is_said_of_a_face_itself_overrules_what_is_said_of_others() -> None:
+    assert judged(LOADER, {"id": "0781:5567", "verdict": "deny"}, {"id": "0781:0001", "verdict": "allow"}) == "allow"
+
+
+def test_the_rules_other_conditions_must_be_met_by_the_face_that_is_there() -> None:
+    assert judged(LOADER, {"id": "0781:5567", "class": "08", "verdict": "deny"}) == "ask"
+    assert judged(LOADER, {"id": "0781:5567", "port": "1-2", "verdict": "deny"}) == "deny"
+    assert judged(LOADER, {"id": "0781:5567", "port": "1-3", "verdict": "deny"}) == "ask"
+
+
+def test_quirks_are_those_of_the_face_that_is_there() -> None:
+    known = [rule_of({"id": "0781:5567", "quirks": ["no-reset"]}, "test.toml:1")]
+    assert RuleSet(known, [BOARD]).judge(LOADER).quirks == ()
+    assert RuleSet(known, [BOARD]).judge(STICK).quirks == ("no-reset",)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from usbbridge.compat import source
+from usbbridge.compat.rule import Verdict
 from usbbridge.compat.source import MAX_FILE, RulesError, Sources, read, read_text
 
 
@@ -86,17 +87,25 @@ def test_rules_without_mistakes_beside_others_are_still_read() -> None:
         ('[[rule]]\nid = "1:2\n', "2: not TOML"),
         ("[[rule]]\nid = [\n", "3: not TOML"),
         ('verdict = "deny"\n', "1: verdict stands outside of any rule"),
-        ('[rule]\nverdict = "deny"\n', "2: verdict stands outside of any rule"),
+        ('[rule]\nverdict = "deny"\n', "1: rule stands outside of any rule"),
+        ('[[rule.deny]]\nid = "1:2"\n', "1: rule stands outside of any rule"),
         ('[[rules]]\nverdict = "deny"\n', "1: there is no [[rules]]; did you mean rule?"),
-        ('[[rule]]\nverdict = "deny"\n[rule.more]\nx = 1\n', "1: a source is"),
-        ('[[rule]]\n"verdict" = "deny"\n', "1: a source is"),
-        ('[[rule]]\na.b = "deny"\n', "1: a source is"),
-        ('[["rule"]]\nverdict = "deny"\n', "2: verdict stands outside of any rule"),
-        ('rule = [{verdict = "deny"}]\n', "1: rule stands outside"),
+        ('[[rule]]\nverdict = "deny"\n[rule.more]\nx = 1\n', "3: more: there is no such key"),
+        ('[[rule]]\na.b = "deny"\n', "2: a: there is no such key"),
+        ("rule = []\n", "1: rule stands outside"),
+        ("rule = [1]\n", "1: a source is"),
     ],
 )
-def test_what_is_written_another_way_is_refused(text: str, expected: str) -> None:
+def test_what_is_no_table_of_rules_is_refused(text: str, expected: str) -> None:
     assert problems(text)[0].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "text", ['\n[["rule"]]\n"verdict" = "deny"\n', '\nrule = [{verdict = "deny"}]', "\n[[ rule ]]\r\nverdict = 'deny'"]
+)
+def test_a_rule_is_one_however_it_is_written(text: str) -> None:
+    found = read_text(Path("50-x.toml"), text)
+    assert [(rule.verdict, rule.where) for rule in found.rules] == [(Verdict.DENY, "50-x.toml:2")]
 
 
 def test_lines_are_right_in_a_file_from_windows() -> None:

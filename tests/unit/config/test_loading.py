@@ -118,7 +118,7 @@ def test_only_toml_files_that_are_not_hidden_are_drop_ins(write: Write) -> None:
         ("[[vms]]", "usbbridge.toml:1: vms: there is no such table; is 'vm' meant?"),
         ("[retry]\nusers = []", "usbbridge.toml:2: retry.users: there is no such key here; it belongs in [access]"),
         ("[auto]\ntarget = 1", "usbbridge.toml:2: auto.target: there is no such key here; it belongs in [vm.NAME]"),
-        ("[auto]\nxyz = 1", "usbbridge.toml:2: auto.xyz: there is no such key; there are connect, remember"),
+        ("[auto]\nxyz = 1", "usbbridge.toml:2: auto.xyz: there is no such key; there are connect, remember, follow"),
         ("access = 3", "usbbridge.toml:1: access: must be a table, not 3"),
         ("assign = 3", "usbbridge.toml:1: assign: must be written as [[assign]]"),
         ("[assign]\nvm = 'a'", "usbbridge.toml:1: assign: must be written as [[assign]]"),

@@ -41,7 +41,7 @@ def config(*vms: Vm, **fields: Any) -> Config:
 
 def stick(port: str = "1-2", devnum: int = 5, **fields: Any) -> PluggedDevice:
     """A memory stick that may be attached, and by itself is not."""
-    told = {key: fields.pop(key) for key in ("verdict", "because", "rule", "quirks") if key in fields}
+    told = {key: fields.pop(key) for key in ("verdict", "because", "rule", "quirks", "faces") if key in fields}
     entry = {"vendor": 0x0951, "product": 0x1666, "serial": "A1", "product_name": "Stick", "name": "Kingston Stick"}
     return PluggedDevice(
         f"{port}#{devnum}",

@@ -15,7 +15,7 @@ from tests.fakes.monitor import FakeMonitor, plugged
 from usbbridge.control import monitor_link as module
 from usbbridge.control.monitor_link import MonitorLink
 from usbbridge.ipc.listener import Peer
-from usbbridge.ipc.monitoring import Hello, Listed, Open, Opened, Plugged, Returned, Synced, Welcome
+from usbbridge.ipc.monitoring import VERSION, Hello, Listed, Open, Opened, Plugged, Returned, Synced, Welcome
 
 SECONDS = 20.0
 
@@ -65,9 +65,9 @@ def test_it_is_told_what_there_is(tmp_path: Path) -> None:
         monitor = FakeMonitor(rig.path, plugged())
         rig.link.begin()
         await rig.until(lambda: Listed() in rig.told)
-        assert rig.told == [Welcome(1), Plugged(plugged()), Listed()]
+        assert rig.told == [Welcome(VERSION), Plugged(plugged()), Listed()]
         assert rig.link.connected
-        assert monitor.heard == [Hello(1)]
+        assert monitor.heard == [Hello(VERSION)]
         monitor.stop()
 
     run(tmp_path, scenario)
@@ -105,7 +105,7 @@ def test_one_that_dies_is_lost_once_and_found_again(tmp_path: Path) -> None:
 
 
 def test_one_of_another_version_is_not_talked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.fakes.monitor.VERSION", 2)
+    monkeypatch.setattr("tests.fakes.monitor.VERSION", VERSION + 1)
 
     async def scenario(rig: Rig) -> None:
         monitor = FakeMonitor(rig.path)

@@ -227,3 +227,15 @@ def test_everything_is_closed_in_the_end(sysfs: FakeSysfs, tmp_path: Path) -> No
     lease.close()
     rig.close()
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_device_that_goes_by_several_ids_is_told_of_with_the_others(sysfs: FakeSysfs, rig: Rig) -> None:
+    sysfs.stick()
+    rig.happen("add", "1-2")
+    client = rig.client()
+    client.until(lambda: client.at("1-2"))
+    table = '[[identity]]\nname = "stick"\nids = ["0781:5567", "0781:0001", "18d1:d00d"]\n'
+    (rig.rules / "20-ids.toml").write_text(table)
+    client.channel.send(Reload())
+    client.until(lambda: client.at("1-2").faces)
+    assert client.at("1-2").faces == ("0781:0001", "18d1:d00d")

@@ -1,0 +1,83 @@
+"""Devices that come back as another, on a real kernel: the whole service, and a VM that makes a board change.
+
+Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.integration.test_service_control import HERE, ROOT, UML, shown
+
+pytestmark = [
+    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    pytest.mark.timeout(300),
+]
+
+SOON = 10.0
+"Seconds to be followed in: without any wait after a failure it takes one or two, on a busy machine more."
+CHANGES = ("started", "touched", "started again", "detached")
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, Any]:
+    """What happened in each step, in one boot."""
+    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": "280", "PYTHONPATH": str(ROOT)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    command = [str(UML), "--", sys.executable, str(HERE / "bootloader_in_machine.py")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture
+def step(said: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The facts of one step; its traceback, and what the service said, if it failed."""
+    facts = said[request.param]
+    assert isinstance(facts, dict), f"{facts}\n{said['log']}"
+    return facts
+
+
+def of(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("step", names, indirect=True)
+
+
+@of("declared", "declared, not remembered")
+def test_a_board_stays_with_the_vm_through_every_change_that_the_vm_makes(step: dict[str, Any]) -> None:
+    assert step["faces"] == ["46f4:0115"]
+    assert [step[change]["state"] for change in CHANGES] == ["attached"] * len(CHANGES)
+    assert max(step[change]["seconds"] for change in CHANGES) < SOON
+
+
+@of("declared", "declared, not remembered")
+def test_giving_it_back_forgets_all_its_faces(step: dict[str, Any]) -> None:
+    assert step["choices"] == []
+
+
+@of("held")
+def test_one_that_was_given_back_for_now_stays_here_when_it_changes(step: dict[str, Any]) -> None:
+    assert step["states"] == ["local"]
+
+
+@of("another")
+def test_what_takes_its_place_is_not_taken_for_it(step: dict[str, Any]) -> None:
+    assert step["states"] == ["local"]
+
+
+@of("undeclared")
+def test_one_that_nobody_has_declared_is_followed_while_a_vm_has_it(step: dict[str, Any]) -> None:
+    assert step["seconds"] < SOON
+
+
+@of("not followed")
+def test_unless_that_is_not_wanted(step: dict[str, Any]) -> None:
+    assert step["states"] == ["local"]
+
+
+def test_the_service_ends_well_and_the_vm_had_no_complaints(said: dict[str, Any]) -> None:
+    assert (said["end"], said["violations"]) == ({"status": 0}, [])

@@ -223,6 +223,7 @@ class FakeDevice:
 
     def reset(self) -> None:
         self._called("reset")
+        self.alternates.clear()
         self.streams.clear()
 
     def take(self, size: int) -> FakeTransfer:

@@ -105,14 +105,14 @@ class _GuestEar(_Ear):
             self._told(packet_id, packet)
 
     def _told(self, packet_id: int, packet: packets.Packet) -> None:
-        """How it stands with a stream. A start and a stop are both answered by a success: the id tells which it was. A
-        start that is refused says nothing of a stream that runs already."""
+        """How it stands with a stream. A start and a stop are both answered by a success: the id tells which it was.
+        What is stalled does not run, whether that was asked for or not."""
         start = next(start for start, status in STARTS.items() if status is packet.type)
         assert isinstance(packet, STATUSES)
         stream, asked = (packet.type, packet.endpoint), self._requests.heard[start, packet_id] > 0
         if packet.status == Status.SUCCESS and asked:
             self._running.add(stream)
-        elif packet.status in (Status.SUCCESS, Status.STALL) and not asked:
+        elif packet.status == Status.STALL or (packet.status == Status.SUCCESS and not asked):
             self._running.discard(stream)
 
     def stream(self, kind: PacketType, endpoint: int) -> None:

@@ -93,10 +93,18 @@ class Session:
         if self.host.deadline <= self.now:
             self.host.expire()
 
+    def _all_ends(self) -> None:
+        """What is in flight ends, and is not known to have ended yet: nothing may come of that any more."""
+        if isinstance(self.device, FakeDevice):
+            for transfer in list(self.device.flying):
+                self.device.finish(transfer)
+
     def end(self) -> None:
         """As the encoder ends it: a guest that has broken the protocol is told nothing more."""
         self.receive()
-        if not self.broken:
+        if self.broken:
+            self._all_ends()
+        else:
             self.host.disconnect()
             self.write()
             self.guest.has_all_answers()

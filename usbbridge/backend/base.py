@@ -136,8 +136,8 @@ class Device(Protocol):
         """Clear an endpoint's halt on the device and its data toggle on the host."""
 
     def reset(self) -> None:
-        """Port reset; configuration and alternate settings are restored. `DeviceLostError` if it came back as another
-        device."""
+        """Port reset; the configuration is restored, every interface is in its first alternate setting.
+        `DeviceLostError` if it came back as another device."""
 
     def take(self, size: int) -> Transfer:
         """A free transfer whose data area holds `size` bytes or more."""

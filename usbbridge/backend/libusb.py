@@ -199,6 +199,7 @@ class LibusbDevice:
             self._handle.clearHalt(endpoint)
 
     def reset(self) -> None:
+        # libusb gives the interfaces up for it, and Linux puts them into their first settings then: those it restores
         try:
             with _doing(self._name, "resetting it"):
                 self._handle.resetDevice()

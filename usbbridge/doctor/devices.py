@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from usbbridge.compat.rule import Verdict
-from usbbridge.doctor import remedies, speeds
+from usbbridge.doctor import remedies
 from usbbridge.doctor.case import Case
 from usbbridge.doctor.database import Judge
 from usbbridge.doctor.examination import guarded
@@ -16,6 +16,7 @@ from usbbridge.errors import UsbBridgeError
 from usbbridge.ipc.api import DeviceStatus, State
 from usbbridge.monitor.blockuse import BlockUse
 from usbbridge.monitor.inventory import DEVICES, descriptors
+from usbbridge.usb import controllers
 from usbbridge.usb.ch9 import ClassCode
 from usbbridge.usb.descriptors import Configuration, parse_all
 from usbbridge.usb.entry import DeviceEntry, Obstacle, Reason
@@ -53,7 +54,7 @@ class _Examined:
         self._bad = Level.PROBLEM if asked else Level.WARNING
 
     def findings(self) -> Iterator[Finding]:
-        for check in (self._state, self._verdict, self._obstacle, self._drivers, self._speed, self._streams):
+        for check in (self._state, self._verdict, self._obstacle, self._drivers, self._speed):
             yield from guarded(str(self._entry), check)
 
     def _say(self, level: Level, found: str, why: str = "", remedy: str = "", *commands: str) -> Finding:
@@ -148,8 +149,8 @@ class _Examined:
             yield self._say(Level.OK, f"is with the kernel driver {', '.join(drivers)}, until it is attached")
 
     def _speed(self) -> Iterator[Finding]:
-        refusing = speeds.refusing(self._entry.speed, self._configuration())
-        what = speeds.in_words(self._entry.speed)
+        refusing = controllers.refusing(self._entry.speed, self._configuration())
+        what = controllers.in_words(self._entry.speed)
         if not refusing:
             if self._asked:
                 yield self._say(Level.OK, f"is a {what} device that any USB controller of a VM takes")
@@ -159,15 +160,6 @@ class _Examined:
         why = "QEMU attaches a device only to a port that carries its speed, and all that its endpoints need"
         remedy = "give the VM an xHCI controller, which takes everything: <controller type='usb' model='qemu-xhci'/>"
         yield self._say(Level.WARNING if self._asked else Level.OK, found, why, remedy, "-device qemu-xhci,id=usb")
-
-    def _streams(self) -> Iterator[Finding]:
-        numbers = speeds.isochronous(self._configuration())
-        if not numbers:
-            return
-        interfaces = f"interface{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-        found = f"has isochronous endpoints ({interfaces}), which are not supported yet"
-        why = "sound and video in the guest will not start: their streams are answered with STALL; the rest works"
-        yield self._say(Level.WARNING, found, why, "leave it with this machine, or use what else it has")
 
     def _configuration(self) -> Configuration | None:
         """The active one, by sysfs, or else by what the service tells."""

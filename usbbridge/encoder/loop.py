@@ -236,9 +236,9 @@ class Loop:
             self._flush(replies)
 
     def _serve(self) -> None:
-        """Deferred work; what takes long of it is left for a second time, when the guest has been told the rest."""
+        """Deferred work; what takes long of it is left for another time, when the guest has been told the rest."""
         self._host.service()
-        if self._host.due:
+        while self._host.due:
             self._flush(b"")
             self._host.service()
 

@@ -218,7 +218,7 @@ def _iso(transfer: Transfer, packets: int) -> Iterator[tuple[int, int, int, int]
     start, table = 0, transfer.iso
     for i in range(0, packets * ISO_FIELDS, ISO_FIELDS):
         length = table[i + ISO_LENGTH]
-        yield start, length, table[i + ISO_ACTUAL], table[i + ISO_STATUS]
+        yield start, length, min(max(table[i + ISO_ACTUAL], 0), length), table[i + ISO_STATUS]
         start += length
 
 

@@ -1,10 +1,9 @@
-"""Whether the guest's filter lets a device in, which a usb-host has to ask itself, and what to do if it does not."""
+"""Whether the guest's filter lets a device in, which a usb-host has to ask itself."""
 
 from usbbridge.backend.base import Device
 from usbbridge.errors import RefusedError
 from usbbridge.redirect.layout import Layout
-from usbbridge.redirect.quirks import NO_STREAMS
-from usbbridge.usb.descriptors import DeviceDescriptor
+from usbbridge.redirect.refusal import OPEN_FILTER
 from usbbridge.usbredir import filter as redir_filter
 
 
@@ -17,21 +16,8 @@ def check(rules: tuple[redir_filter.FilterRule, ...], device: Device, layout: La
     if not verdict.allowed:
         raise RefusedError(
             f"the VM's filter does not allow {device.name}{_because(verdict)}",
-            hint="the filter is a property of the VM's usb-redir device (libvirt: <redirfilter>)",
+            hint=OPEN_FILTER,
         )
-
-
-def refused_hint(d: DeviceDescriptor, *, no_streams: bool) -> str:
-    """What to do about a device that the guest has refused; `no_streams`: after it did not get its bulk streams."""
-    if no_streams:
-        return (
-            "this machine could not make the bulk streams that the VM asked for; without them: "
-            f"usbbridge rules add id={d.vendor:04x}:{d.product:04x} quirks={NO_STREAMS}"
-        )
-    return (
-        "its USB filter denies the device, or its USB controller can't carry the device's speed: "
-        "give the VM a qemu-xhci controller"
-    )
 
 
 def _because(verdict: redir_filter.Verdict) -> str:

@@ -53,7 +53,8 @@ class BulkReceiving(StreamKind[Stream]):
             and not size % largest
         )
         if stream_id:
-            self._tell(endpoint, stream_id, RedirStatus.STALL, packet_id)
+            status = RedirStatus.INVAL if endpoint in self._running else RedirStatus.STALL
+            self._tell(endpoint, stream_id, status, packet_id)
         else:
             self._start(Stream(endpoint, count, size) if legal else None, endpoint, packet_id)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from usbbridge.backend.base import Device, Status, Transfer
-from usbbridge.errors import DeviceError, DeviceLostError
+from usbbridge.errors import DeviceError, DeviceLostError, UsbBridgeError
 from usbbridge.redirect.layout import Layout
 from usbbridge.redirect.limits import DRAIN_SECONDS, MAX_BULK_STREAMS, MAX_TRANSFER
 from usbbridge.redirect.quirks import NO_STREAMS
@@ -150,7 +150,7 @@ class BulkStreams:
             self._device.free_streams(endpoints)
         except DeviceLostError:
             self._lost()
-        except DeviceError:
+        except UsbBridgeError:
             pass
         return False
 
@@ -172,7 +172,7 @@ class BulkStreams:
         except DeviceLostError:
             self._lost()
             return False
-        except DeviceError:
+        except UsbBridgeError:
             return False
         self.forget(mine)
         return True
@@ -183,11 +183,11 @@ class BulkStreams:
         if mine:
             with contextlib.suppress(DeviceError):  # the change frees them, too, or says what is wrong
                 self._device.free_streams(sorted(mine))
-            self.forget(set(mine))
+                self.forget(set(mine))
 
     def forget(self, endpoints: Iterable[int] | None = None) -> None:
         """These endpoints (None: all) have no streams any more."""
-        gone = set(self._counts if endpoints is None else endpoints)
+        gone = self._counts.keys() & set(self._counts if endpoints is None else endpoints)
         for endpoint in gone:
             del self._counts[endpoint]
         self._transfers.hand_back(gone)

@@ -12,7 +12,8 @@ owner calls
 
 Errors end the session: RemoteProtocolError (the guest broke the protocol), RefusedError (the guest or its filter does
 not want the device), DeviceLostError. After any of them, and at a wanted end, the owner calls `disconnect()`, writes
-what is in the outbox, and waits a bounded time for `acknowledged`.
+what is in the outbox, and waits a bounded time for `acknowledged`. After a RemoteProtocolError nothing can be said any
+more: before anything else, `device.reap()` too, it calls `disconnect()` or at once `close()`.
 
 Order of things, as libusbredirhost does it and QEMU expects it: hello both ways; interface_info, ep_info,
 device_connect; after each successful change of configuration or setting interface_info and ep_info before the status.
@@ -25,7 +26,7 @@ from typing import TypeVar
 
 from usbbridge.backend.base import Device, Transfer
 from usbbridge.errors import DeviceLostError, RefusedError, UsbBridgeError
-from usbbridge.redirect import admission
+from usbbridge.redirect import admission, refusal, uas
 from usbbridge.redirect.interrupt_out import InterruptOut
 from usbbridge.redirect.limits import DRAIN_SECONDS, MAX_TRANSFER, OUTBOX_HIGH
 from usbbridge.redirect.outbox import Outbox
@@ -33,13 +34,13 @@ from usbbridge.redirect.settings import NO_SUCH_INTERFACE, Settings
 from usbbridge.redirect.status import redir_speed
 from usbbridge.redirect.streaming import STREAM_PACKETS, Streaming
 from usbbridge.redirect.transfers import Transfers
-from usbbridge.redirect.uas import WithoutUas
 from usbbridge.usbredir import filter as redir_filter
 from usbbridge.usbredir import packets
 from usbbridge.usbredir.codec import Codec
 from usbbridge.usbredir.packets import Packet
 from usbbridge.usbredir.proto import ALL_CAPS, Cap, PacketType, Role
 from usbbridge.usbredir.proto import Status as RedirStatus
+from usbbridge.usbredir.state import State
 
 _Answer = TypeVar("_Answer", RedirStatus, RedirStatus | None)
 
@@ -171,7 +172,12 @@ class Host:
             self._release(transfer)
 
     def disconnect(self) -> None:
-        """Take the device away from the guest: answer what is pending, say device_disconnect, release the device."""
+        """Take the device away from the guest: answer what is pending, say device_disconnect, release the device. A
+        guest that has broken the protocol is told nothing."""
+        self._announce_due = self._reset_due = False
+        if self.codec.state is State.CLOSED:
+            self._abandon()
+        self.acknowledged = not (self._announced and self.codec.negotiated & Cap.DEVICE_DISCONNECT_ACK)
         if self._announced:
             self._announced = False
             self._transfers.cancel_all()
@@ -179,16 +185,20 @@ class Host:
             self._transfers.disconnect()
             self._settings.forget()
             self.outbox.put(self.codec.encode(packets.DeviceDisconnect()))
-            self.acknowledged = not self.codec.negotiated & Cap.DEVICE_DISCONNECT_ACK
-        else:
-            self.acknowledged = True
+
+    def _abandon(self) -> None:
+        """Cancel everything without a word: what has ended, or ends from now on, makes nothing to be sent, which a
+        closed codec would refuse."""
+        self._announced = False
+        self._transfers.abandon_all()
+        self._streams.stop_all()
+        self._transfers.disconnect()
 
     def close(self) -> None:
         """Give the device back: nothing in flight, reset (a transfer may have been cut off in the middle), released,
         closed."""
         if self._claimed:
-            self._transfers.abandon_all()
-            self._streams.stop_all()
+            self._abandon()
             lost = isinstance(self._failure, DeviceLostError)
             if not lost and self._device.drain(DRAIN_SECONDS) and self._transfers.touched:
                 with contextlib.suppress(DeviceLostError):
@@ -218,7 +228,8 @@ class Host:
         self._claimed = True  # or a part of it, if that fails
         self._device.claim()
         if self._streams.bulk_streams.lacking(self._settings.layout):
-            self.control = WithoutUas(self._transfers).control
+            uas.check(self._device.name, self._settings.layout.configuration)
+            self.control = uas.WithoutUas(self._transfers).control
         self._transfers.connect()
         self._settings.tell()
         d = self._device.descriptor
@@ -277,9 +288,13 @@ class Host:
 
     def _on_reject(self, packet_id: int, packet: Packet) -> None:
         if self._announced:
-            no_streams = self._streams.bulk_streams.failed
-            hint = admission.refused_hint(self._device.descriptor, no_streams=no_streams)
-            self._fail(RefusedError(f"the VM refused {self._device.name}", hint=hint))
+            self._fail(RefusedError(f"the VM refused {self._device.name}", hint=self._refusal()))
+
+    def _refusal(self) -> str:
+        if self._streams.bulk_streams.failed:
+            return refusal.without_streams(self._device.descriptor)
+        endpoints = self._settings.layout.endpoints().values()
+        return refusal.hint(self._device.speed, endpoints, filtered=self._rules is not None)
 
     def _on_ack(self, packet_id: int, packet: Packet) -> None:
         self.acknowledged = True

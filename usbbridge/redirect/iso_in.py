@@ -89,6 +89,8 @@ class IsoIn(StreamKind[IsoInStream]):
         table = t.iso.tolist()
         end = ISO_FIELDS * stream.packets
         actuals, statuses = table[ISO_ACTUAL:end:ISO_FIELDS], table[ISO_STATUS:end:ISO_FIELDS]
+        if not 0 <= min(actuals) <= max(actuals) <= size:
+            return Status.ERROR  # a driver of the client says what can't be: the guest would be sent other memory
         ended = next((s for s in statuses if s in _ENDING), _COMPLETED) if any(statuses) else _COMPLETED
         count = statuses.index(ended) if ended else stream.packets
         parts: list[bytes | memoryview] = []

@@ -54,6 +54,7 @@ class Settings:
     def forget(self) -> None:
         """The device is no longer the guest's: no configuration, no interfaces, and no endpoints to use."""
         self.layout = Layout(None, self._device.speed)
+        self._streams.bulk_streams.forget()
         self._use_endpoints()
 
     def _use_endpoints(self) -> None:
@@ -93,6 +94,7 @@ class Settings:
             self._device.claim()  # what was released for the change
             self._notice_change()
             return Status.STALL
+        self._streams.bulk_streams.forget()
         self.read()
         self.tell()
         return Status.SUCCESS
@@ -101,6 +103,7 @@ class Settings:
         """A change that failed may have come half-way: the device in the new configuration, its interfaces not ours."""
         found = Layout(self._device.configuration(), self._device.speed)
         if found.value != self.layout.value:
+            self._streams.bulk_streams.forget()
             self.layout = found
             self.tell()
 
@@ -113,9 +116,13 @@ class Settings:
             return Status.IOERROR
         if not self._select(number, alternate):
             return Status.STALL
-        self.layout.alternates[number] = alternate
+        self._now_in(number, alternate)
         self.tell()
         return Status.SUCCESS
+
+    def _now_in(self, number: int, alternate: int) -> None:
+        self._streams.bulk_streams.forget(self.layout.endpoints_of(number))
+        self.layout.alternates[number] = alternate
 
     def _select(self, number: int, alternate: int) -> bool:
         try:
@@ -138,31 +145,34 @@ class Settings:
 
     def reset(self) -> None:
         """Cancel everything, tell the guest that its streams have stopped, and reset. Raises DeviceLostError."""
-        self._quiesce(None)
-        self._streams.bulk_streams.forget()
+        quiet = self._quiesce(None)
         self.resets += 1
-        self.reset_device()
-        if any(self.layout.alternates.values()) and self._device.drain(DRAIN_SECONDS):
-            self._select_first_settings()
+        was_reset = self.reset_device()
+        if was_reset:
+            self._streams.bulk_streams.forget()
+        if any(self.layout.alternates.values()) and (was_reset or quiet):
+            self._begin_in_first_settings(was_reset)
 
-    def _select_first_settings(self) -> None:
-        """After a reset all interfaces are in their first setting for the guest (USB 2.0 §9.1.1.5), while the client's
-        kernel may have restored what they were in. Raises DeviceLostError."""
+    def _begin_in_first_settings(self, was_reset: bool) -> None:
+        """After a reset all interfaces are in their first setting (USB 2.0 §9.1.1.5): one that is spared the reset is
+        asked for it. Raises DeviceLostError."""
         for number, alternate in self.layout.alternates.items():
-            if alternate and self._select(number, 0):
-                self.layout.alternates[number] = 0
+            if alternate and (was_reset or self._select(number, 0)):
+                self._now_in(number, 0)
         self.tell()
 
-    def reset_device(self) -> None:
-        """Reset, unless the device does not bear it. Raises DeviceLostError if it does not come back."""
+    def reset_device(self) -> bool:
+        """Reset, unless the device does not bear it; whether it was. Raises DeviceLostError if it does not come
+        back."""
         d = self._device.descriptor
         self._transfers.touched = False
         if NO_RESET in self._quirks or (d.vendor, d.product) in NEVER_RESET:
-            return
+            return False
         try:
             self._device.reset()
         except UsbBridgeError as error:
             raise DeviceLostError(f"{self._device.name} did not come back from a reset: {error}") from error
+        return True
 
     def _clear_halt(self, endpoint: int) -> Status:
         self._transfers.touched = True

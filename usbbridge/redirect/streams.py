@@ -126,10 +126,10 @@ class StreamKind(ABC, Generic[_S]):
 
     def _start(self, stream: _S | None, endpoint: int, packet_id: int) -> None:
         """Start this stream, and answer the request for it; None if what was asked for can't be."""
-        if stream is None:
+        if endpoint in self._running:
+            self.say(endpoint, RedirStatus.INVAL, packet_id)  # however it was asked for: STALL would say it has stopped
+        elif stream is None:
             self.say(endpoint, RedirStatus.STALL, packet_id)
-        elif endpoint in self._running:
-            self.say(endpoint, RedirStatus.INVAL, packet_id)
         else:
             started = self._run(stream)
             self.say(endpoint, RedirStatus.SUCCESS if started else RedirStatus.STALL, packet_id)

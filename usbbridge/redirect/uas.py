@@ -1,8 +1,9 @@
 """Hiding USB Attached SCSI from a guest that can't have the bulk streams for it.
 
 At SuperSpeed, a UAS disk is of no use without streams: a guest's driver asks its controller for them, gets none, and
-leaves the disk alone. But such a disk has another setting, for Bulk-Only Transport. A guest that sees no UAS one takes
-that: slower, but a disk. So the protocol of the UAS settings is changed in the configuration descriptors that it reads.
+leaves the disk alone. But most such disks have another setting, for Bulk-Only Transport. A guest that sees no UAS one
+takes that: slower, but a disk. So the protocol of the UAS settings is changed in the configuration descriptors that it
+reads. A disk without another setting is refused: the VM would take it, and its guest would make nothing of it.
 """
 
 from collections.abc import Callable
@@ -10,15 +11,32 @@ from functools import partial
 from typing import Final
 
 from usbbridge.backend.base import Status, Transfer
+from usbbridge.errors import RefusedError
+from usbbridge.redirect.quirks import NO_STREAMS
 from usbbridge.redirect.transfers import Transfers
 from usbbridge.usb.ch9 import DescriptorType, Request
-from usbbridge.usb.descriptors import INTERFACE_STRUCT
+from usbbridge.usb.descriptors import INTERFACE_STRUCT, Configuration
 
 MASS_STORAGE_SCSI: Final = b"\x08\x06"
 "bInterfaceClass and bInterfaceSubClass."
 BULK_ONLY, UAS, VENDOR_SPECIFIC = 0x50, 0x62, 0xFF
 "bInterfaceProtocol (USB Mass Storage Class Specification Overview 1.4, table 4)."
 _NUMBER, _CLASS, _PROTOCOL = 2, 5, 7  # offsets in an interface descriptor (USB 2.0 §9.6.5)
+
+
+def check(name: str, configuration: Configuration | None) -> None:
+    """Whether a SuperSpeed device of that name can be used without streams. Raises RefusedError if it is nothing but
+    UAS."""
+    if configuration is None or not all(
+        bytes((setting.class_, setting.subclass)) == MASS_STORAGE_SCSI and setting.protocol == UAS
+        for setting in configuration.interfaces
+    ):
+        return
+    raise RefusedError(
+        f"{name} is a disk that works only with bulk streams at SuperSpeed, and can't have them here",
+        hint="plug it into a USB 2 port, where it needs none; they are lacking because of this machine's USB "
+        f"controller, an old QEMU, or the quirk {NO_STREAMS} in a rule (usbbridge rules explain DEVICE)",
+    )
 
 
 class WithoutUas:

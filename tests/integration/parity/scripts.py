@@ -463,6 +463,8 @@ def iso_parameters(say: Writer) -> None:
         say.say(f"{packets} packets, {urbs} URBs, stop", p.StopIsoStream(ISO_IN))
         say.say(f"{packets} packets, {urbs} URBs, out", p.StartIsoStream(ISO_OUT, packets, urbs))
         say.say(f"{packets} packets, {urbs} URBs, out, stop", p.StopIsoStream(ISO_OUT))
+    say.say("running", p.StartIsoStream(ISO_OUT, 8, 4))
+    say.say("33 packets while it runs", p.StartIsoStream(ISO_OUT, 33, 4))
 
 
 @script()

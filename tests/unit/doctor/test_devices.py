@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.fakes.service import FakeService, device, status, stick
 from tests.unit.doctor.conftest import ROOT, SOMEBODY, Look
-from tests.unit.doctor.test_speeds import BULK, LARGE_REPORT, SOUND
-from tests.unit.doctor.test_speeds import device as configuration
 from tests.unit.monitor.fake_sysfs import FakeSysfs
+from tests.unit.usb.test_controllers import BULK, LARGE_REPORT
+from tests.unit.usb.test_controllers import device as configuration
 from usbbridge.compat.rule import Verdict
 from usbbridge.doctor.devices import findings
 from usbbridge.doctor.finding import Finding, Level
@@ -172,13 +172,6 @@ def test_a_device_for_any_controller_is_said_to_be_one(look: Look, sysfs: FakeSy
     describe(sysfs, BULK)
     found = [each.found for each in findings(look(device="1-2"))]
     assert "is a SuperSpeed device that any USB controller of a VM takes" in found
-
-
-def test_streams_are_said_not_to_work_yet(look: Look, sysfs: FakeSysfs) -> None:
-    sysfs.device("1-2", "0d8c:000c", product="Headset", speed="12")
-    describe(sysfs, SOUND)
-    (finding,) = [each for each in findings(look()) if each.level is Level.WARNING]
-    assert finding.found == "has isochronous endpoints (interface 0), which are not supported yet"
 
 
 def test_descriptors_that_make_no_sense_are_said_so_and_the_rest_is_looked_at(look: Look, sysfs: FakeSysfs) -> None:

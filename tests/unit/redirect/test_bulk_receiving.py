@@ -110,6 +110,13 @@ def test_an_endpoint_of_another_kind_does_not_start(rig: Rig, endpoint: int) -> 
     assert answer == [(0, BulkReceivingStatus(0, endpoint, RedirStatus.STALL))]
 
 
+@pytest.mark.parametrize(("stream", "count"), [(0, 0), (3, COUNT)])
+def test_a_bad_start_of_what_runs_is_invalid_too(rig: Rig, stream: int, count: int) -> None:
+    rig.ask(START)
+    bad = StartBulkReceiving(stream, SIZE, BULK_IN, count)
+    assert rig.ask(bad, 6) == [(6, BulkReceivingStatus(stream, BULK_IN, RedirStatus.INVAL))]
+
+
 def test_a_bulk_stream_is_not_received_from(rig: Rig, device: FakeDevice) -> None:
     answer = rig.ask(StartBulkReceiving(3, SIZE, BULK_IN, COUNT))
     assert answer == [(0, BulkReceivingStatus(3, BULK_IN, RedirStatus.STALL))]

@@ -7,7 +7,7 @@ from tests.fakes.guest import Rig
 from usbbridge.backend.base import Status
 from usbbridge.errors import DeviceError, DeviceLostError, RefusedError
 from usbbridge.redirect.limits import MAX_BULK_STREAMS, MAX_PENDING, MAX_TRANSFER
-from usbbridge.redirect.quirks import NO_STREAMS
+from usbbridge.redirect.quirks import NO_RESET, NO_STREAMS
 from usbbridge.usb.ch9 import Speed, TransferType
 from usbbridge.usb.descriptors import Configuration, Endpoint, Interface, SuperSpeedCompanion
 from usbbridge.usbredir.packets import (
@@ -331,6 +331,26 @@ def test_alloc_and_free_without_a_device(device: FakeDevice) -> None:
     assert device.calls("alloc_streams") == [TRIED]
 
 
+def test_a_refusal_of_the_systems_is_an_answer_too(rig: Rig, device: FakeDevice) -> None:
+    uas(rig)
+    device.failures = {"alloc_streams": RefusedError("busy"), "free_streams": RefusedError("busy")}
+    assert rig.ask(AllocBulkStreams(ALL, 4), 5) == [(5, BulkStreamsStatus(ALL, 4, IOERROR))]
+    del device.failures["alloc_streams"]
+    with_streams(rig)
+    assert rig.ask(FreeBulkStreams(ALL), 6) == [(6, BulkStreamsStatus(ALL, 0, IOERROR))]
+
+
+def test_streams_end_with_the_disconnect(rig: Rig, device: FakeDevice) -> None:
+    with_streams(rig)
+    rig.host.disconnect()
+    rig.answers()
+    rig.guest.bulk(3, UAS_IN, 512, stream_id=1)
+    rig.guest.bulk(4, UAS_OUT, data=b"x", stream_id=1)
+    refused = [(3, BulkPacket(UAS_IN, IOERROR, 0, 1, b"")), (4, BulkPacket(UAS_OUT, IOERROR, 0, 1, b""))]
+    assert rig.answers() == refused
+    assert device.flying == []
+
+
 def test_a_guest_that_has_not_said_that_it_can_is_not_answered(device: FakeDevice) -> None:
     rig = Rig(device)
     rig.host.start()
@@ -375,6 +395,30 @@ def test_streams_are_forgotten_at_a_reset_also_if_a_transfer_does_not_come_back(
     rig.settle()
     rig.guest.bulk(2, UAS_IN, 512)
     assert rig.answers() == []
+
+
+@pytest.mark.parametrize(
+    ("packet", "method"), [(SetAltSetting(0, 0), "set_interface"), (SetConfiguration(2), "set_configuration")]
+)
+def test_streams_that_neither_are_freed_nor_go_with_a_change_are_still_there(
+    rig: Rig, device: FakeDevice, packet: Packet, method: str
+) -> None:
+    with_streams(rig)
+    device.failures = {"free_streams": DeviceError("no"), method: DeviceError("no")}
+    rig.ask(packet)
+    assert set(device.streams) == {UAS_STATUS, UAS_IN, UAS_OUT}
+    assert rig.ask(AllocBulkStreams(ALL, 4)) == [(0, BulkStreamsStatus(ALL, 4, INVAL))]
+    device.failures = {}
+    assert rig.ask(FreeBulkStreams(ALL)) == [(0, BulkStreamsStatus(ALL, 0, SUCCESS))]
+    assert device.streams == {}
+
+
+def test_a_device_that_is_spared_a_reset_keeps_streams_that_could_not_be_freed(device: FakeDevice) -> None:
+    rig = Rig(device, quirks=(NO_RESET,)).attach()
+    with_streams(rig)
+    device.failures = {"free_streams": DeviceError("no"), "set_interface": DeviceError("no")}
+    rig.ask(Reset())
+    assert rig.ask(AllocBulkStreams(ALL, 4)) == [(0, BulkStreamsStatus(ALL, 4, INVAL))]
 
 
 def test_a_change_goes_on_although_the_streams_cannot_be_freed(rig: Rig, device: FakeDevice) -> None:

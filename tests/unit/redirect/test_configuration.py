@@ -5,6 +5,7 @@ import pytest
 from tests.fakes.device import BULK_IN, BULK_OUT, INTERRUPT_OUT, ISO_IN, ISO_OUT, FakeDevice
 from tests.fakes.guest import Rig
 from usbbridge.errors import DeviceError, DeviceLostError, NotPermittedError, RemoteProtocolError
+from usbbridge.redirect.quirks import NO_RESET
 from usbbridge.usb.descriptors import MAX_INTERFACES, Configuration, Interface
 from usbbridge.usbredir.packets import (
     AltSettingStatus,
@@ -274,28 +275,46 @@ def test_after_a_reset_all_interfaces_are_in_their_first_settings(rig: Rig, devi
     answers = rig.ask(Reset())
     assert kinds(answers) == [InterfaceInfo, EpInfo]
     assert answers[1][1].endpoints[4].type == EndpointType.INTERRUPT
-    assert [entry for entry in device.log if entry[0] in ("reset", "set_interface")][-2:] == [
-        ("reset",),
-        ("set_interface", 1, 0),
-    ]
+    assert device.log[-1] == ("reset",)
     assert rig.ask(GetAltSetting(1), 8) == [(8, AltSettingStatus(SUCCESS, 1, 0))]
     rig.guest.interrupt(1, INTERRUPT_OUT, b"x")
     assert rig.answers() == []
 
 
-def test_a_setting_that_cannot_be_left_after_a_reset_is_told_as_it_is(rig: Rig, device: FakeDevice) -> None:
+def test_the_guest_is_told_of_its_settings_also_if_a_transfer_does_not_come_back(rig: Rig, device: FakeDevice) -> None:
     rig.ask(SetAltSetting(1, 1))
+    device.keeps_cancelled = True
+    rig.guest.bulk(1, BULK_IN, 512)
+    assert {InterfaceInfo, EpInfo} < set(kinds(rig.ask(Reset())))
+    assert rig.ask(GetAltSetting(1), 8) == [(8, AltSettingStatus(SUCCESS, 1, 0))]
+
+
+@pytest.fixture
+def spared(device: FakeDevice) -> Rig:
+    """A device that does not bear a reset."""
+    rig = Rig(device, quirks=(NO_RESET,)).attach()
+    rig.ask(SetAltSetting(1, 1))
+    return rig
+
+
+def test_a_device_that_is_spared_its_resets_is_asked_for_its_first_settings(spared: Rig, device: FakeDevice) -> None:
+    assert kinds(spared.ask(Reset())) == [InterfaceInfo, EpInfo]
+    assert device.log[-1] == ("set_interface", 1, 0)
+    assert device.calls("reset") == []
+    assert spared.ask(GetAltSetting(1), 8) == [(8, AltSettingStatus(SUCCESS, 1, 0))]
+
+
+def test_a_setting_that_cannot_be_left_is_told_as_it_is(spared: Rig, device: FakeDevice) -> None:
     device.failures["set_interface"] = DeviceError("stalled")
-    assert kinds(rig.ask(Reset())) == [InterfaceInfo, EpInfo]
-    assert rig.ask(GetAltSetting(1), 8) == [(8, AltSettingStatus(SUCCESS, 1, 1))]
+    assert kinds(spared.ask(Reset())) == [InterfaceInfo, EpInfo]
+    assert spared.ask(GetAltSetting(1), 8) == [(8, AltSettingStatus(SUCCESS, 1, 1))]
 
 
-def test_a_device_lost_after_a_reset_ends_the_session(rig: Rig, device: FakeDevice) -> None:
-    rig.ask(SetAltSetting(1, 1))
+def test_a_device_lost_while_its_first_settings_are_selected_ends_the_session(spared: Rig, device: FakeDevice) -> None:
     device.failures["set_interface"] = DeviceLostError("gone")
-    rig.guest.say(Reset())
+    spared.guest.say(Reset())
     with pytest.raises(DeviceLostError, match="gone"):
-        rig.settle()
+        spared.settle()
 
 
 def test_a_reset_goes_on_although_a_transfer_does_not_come_back(rig: Rig, device: FakeDevice) -> None:
@@ -419,6 +438,34 @@ def test_a_guest_that_broke_the_protocol_does_not_keep_the_device(rig: Rig, devi
     rig.host.close()
     assert device.log == [("reset",), ("close",)]
     assert device.flying == []
+
+
+def test_what_ends_behind_a_broken_protocol_is_not_told(rig: Rig, device: FakeDevice) -> None:
+    rig.ask(StartIsoStream(ISO_IN, 4, 3))
+    rig.ask(StartInterruptReceiving(0x83))
+    in_use(rig)
+    rig.guest.out += b"\xff" * 16
+    with pytest.raises(RemoteProtocolError):
+        rig.settle()
+    rig.take_outbox()
+    for transfer in list(device.flying):
+        device.finish(transfer)
+    rig.host.disconnect()
+    assert rig.host.acknowledged
+    device.reap()
+    assert rig.host.outbox.parts == []
+    rig.host.close()
+    assert device.outstanding == 0
+
+
+def test_nothing_is_begun_behind_a_disconnect(device: FakeDevice) -> None:
+    rig = Rig(device)
+    rig.host.start()
+    rig.to_host()
+    rig.host.service()
+    rig.host.disconnect()
+    rig.host.service()
+    assert device.log == [("claim",)]
 
 
 def test_a_reset_that_fails_at_the_end_is_no_matter(rig: Rig, device: FakeDevice) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.fakes.device import BULK_IN, INTERRUPT_IN, ISO_BYTES, ISO_IN, FakeDevice
 from tests.fakes.guest import Rig
-from usbbridge.backend.base import Status
+from usbbridge.backend.base import ISO_ACTUAL, ISO_FIELDS, Status
 from usbbridge.errors import DeviceError, DeviceLostError
 from usbbridge.redirect.limits import (
     ISO_BACKLOG,
@@ -105,6 +105,18 @@ def test_an_urb_that_fails_as_a_whole_is_one_packet_and_its_numbers_are_gone(rig
     assert len(device.flying) == URBS
 
 
+@pytest.mark.parametrize("actual", [ISO_BYTES + 1, 1 << 20, -1])
+def test_a_kernel_that_says_more_came_than_there_was_room_for_is_not_believed(
+    rig: Rig, device: FakeDevice, actual: int
+) -> None:
+    rig.ask(START)
+    transfer = device.flying[0]
+    device.finish_iso(transfer, [b"a", b"b", b"c", b"d"])
+    transfer.iso[ISO_FIELDS * (PACKETS - 1) + ISO_ACTUAL] = actual
+    assert rig.answers() == [packet(0, b"", RedirStatus.IOERROR)]
+    assert len(device.flying) == URBS
+
+
 def test_stop_ends_it_and_a_new_start_counts_from_0_again(rig: Rig, device: FakeDevice) -> None:
     rig.ask(START)
     device.finish_iso(device.flying[0])
@@ -128,12 +140,13 @@ def test_to_stop_what_does_not_run_is_no_error_and_to_start_what_runs_is_invalid
     ("packets", "urbs"), [(0, 3), (4, 0), (0, 0), (MAX_ISO_PACKETS + 1, 3), (4, MAX_STREAM_URBS + 1), (255, 255)]
 )
 @pytest.mark.parametrize("running", [False, True])
-def test_a_stream_of_no_urbs_or_too_many_does_not_start(
+def test_a_stream_of_no_urbs_or_too_many_does_not_start_and_stops_none(
     rig: Rig, device: FakeDevice, packets: int, urbs: int, running: bool
 ) -> None:
     if running:
         rig.ask(START)
-    assert rig.ask(StartIsoStream(ISO_IN, packets, urbs)) == [GAVE_UP]
+    status = RedirStatus.INVAL if running else RedirStatus.STALL
+    assert rig.ask(StartIsoStream(ISO_IN, packets, urbs)) == [(0, IsoStreamStatus(status, ISO_IN))]
     assert len(device.flying) == (URBS if running else 0)
 
 

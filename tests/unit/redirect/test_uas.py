@@ -5,11 +5,11 @@ import pytest
 from tests.fakes.device import BULK, UAS, FakeDevice
 from tests.fakes.guest import Rig
 from usbbridge.backend.base import Status
-from usbbridge.errors import DeviceError
+from usbbridge.errors import DeviceError, RefusedError
 from usbbridge.redirect.quirks import NO_STREAMS
 from usbbridge.redirect.uas import hide
 from usbbridge.usb.ch9 import Speed
-from usbbridge.usb.descriptors import Configuration, Interface
+from usbbridge.usb.descriptors import Configuration, Endpoint, Interface, SuperSpeedCompanion
 from usbbridge.usbredir.packets import ControlPacket
 from usbbridge.usbredir.proto import ALL_CAPS, Cap
 from usbbridge.usbredir.proto import Status as RedirStatus
@@ -92,6 +92,32 @@ def test_it_is_hidden_when_the_streams_are_not_to_be_had(device: FakeDevice, why
     assert read(rig, device, DISK[:9]) == DISK[:9]
     assert read(rig, device, DISK, value=0x0100) == DISK, "another descriptor"
     assert rig.host.pending_bytes == 0
+
+
+STREAMING = tuple(Endpoint(address, 2, 1024, 0, SuperSpeedCompanion(15, 5, 0)) for address in (0x81, 0x02))
+NOTHING_ELSE = Interface(0, 0, 8, 6, 0x62, 0, STREAMING)
+KEYBOARD = Interface(1, 0, 3, 1, 1, 0, ())
+
+
+@pytest.mark.parametrize("why", ["kernel", "quirk", "guest"])
+def test_disk_that_is_nothing_else_is_refused_before_the_guest_sees_it(why: str) -> None:
+    device = FakeDevice(Configuration(1, 0x80, 50, 0, (NOTHING_ELSE,)), speed=Speed.SUPER)
+    device.most_streams = 0 if why == "kernel" else device.most_streams
+    caps = ALL_CAPS & ~Cap.BULK_STREAMS if why == "guest" else ALL_CAPS
+    rig = Rig(device, caps=caps, quirks=(NO_STREAMS,) if why == "quirk" else ())
+    with pytest.raises(RefusedError, match="only with bulk streams") as caught:
+        rig.attach()
+    assert "USB 2 port" in (caught.value.hint or "")
+    rig.host.disconnect()
+    assert rig.host.acknowledged
+    rig.host.close()
+    assert ("close",) in device.log
+
+
+def test_disk_beside_something_else_or_with_its_streams_is_not_refused() -> None:
+    both = FakeDevice(Configuration(1, 0x80, 50, 0, (NOTHING_ELSE, KEYBOARD)), speed=Speed.SUPER)
+    Rig(both, quirks=(NO_STREAMS,)).attach()
+    Rig(FakeDevice(Configuration(1, 0x80, 50, 0, (NOTHING_ELSE,)), speed=Speed.SUPER)).attach()
 
 
 def test_it_is_shown_when_they_are(device: FakeDevice) -> None:

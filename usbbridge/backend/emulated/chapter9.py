@@ -112,14 +112,13 @@ class Chapter9:
         return address in self.endpoints
 
     def reset(self) -> None:
-        """A port reset after which the host has restored configuration and alternate settings."""
+        """A port reset after which the host has restored the configuration, with its first alternate settings."""
         self._flush(tuple(self.endpoints))
         self.halted.clear()
         self._features.clear()
+        self.alternates = dict.fromkeys(self.alternates, 0)
+        self._list_endpoints()
         self._function.reset()
-        for number, alternate in self.alternates.items():
-            if alternate:
-                self._function.select(number, alternate)
 
     def _list_endpoints(self) -> None:
         self.endpoints = {}

@@ -87,7 +87,7 @@ class Function(ABC):
         return None
 
     def reset(self) -> None:
-        """The port was reset; its configuration and alternate settings are being restored."""
+        """The port was reset; its configuration is restored, its interfaces are in their first settings."""
         self.restart()
 
     @abstractmethod

@@ -2,8 +2,8 @@
 
 import pytest
 
-from usbbridge.doctor.speeds import Rates, in_words, isochronous, rates, refusing
 from usbbridge.usb.ch9 import Speed
+from usbbridge.usb.controllers import Rates, in_words, rates, refused_by, refusing
 from usbbridge.usb.descriptors import Configuration, Endpoint, Interface
 
 BULK = Endpoint(0x81, 2, 512, 0)
@@ -66,11 +66,10 @@ def test_xhci_takes_everything(speed: Speed, endpoints: tuple[Endpoint, ...]) ->
     assert "qemu-xhci" not in [controller.models for controller in refusing(speed, device(*endpoints))]
 
 
-def test_streams_are_found_in_settings_that_the_guest_chooses_later() -> None:
-    settings = [Interface(1, 0, 1, 2, 0), Interface(1, 1, 1, 2, 0, 0, (SOUND,)), Interface(0, 0, 1, 1, 0, 0, (REPORT,))]
-    assert isochronous(Configuration(1, 0x80, 50, 0, tuple(settings))) == (1,)
-    assert isochronous(device(BULK, REPORT)) == ()
-    assert isochronous(None) == ()
+def test_settings_that_the_guest_chooses_later_count() -> None:
+    settings = (Interface(1, 0, 1, 2, 0), Interface(1, 1, 1, 2, 0, 0, (SOUND,)))
+    assert len(refusing(Speed.SUPER, Configuration(1, 0x80, 50, 0, settings))) == 3
+    assert refused_by(Speed.SUPER, settings[0].endpoints) == ()
 
 
 def test_every_speed_has_a_name() -> None:

@@ -81,7 +81,12 @@ def _unfit(endpoint: Endpoint) -> Rates:
 
 def refusing(speed: Speed, configuration: Configuration | None) -> tuple[Controller, ...]:
     """The controllers that refuse the device at once, or as soon as the guest uses all it has."""
-    taken = rates(speed, all_endpoints(configuration))
+    return refused_by(speed, all_endpoints(configuration))
+
+
+def refused_by(speed: Speed, endpoints: Iterable[Endpoint]) -> tuple[Controller, ...]:
+    """The controllers that refuse a device of this speed with these endpoints."""
+    taken = rates(speed, endpoints)
     return tuple(controller for controller in CONTROLLERS if not controller.rates & taken)
 
 
@@ -89,16 +94,6 @@ def all_endpoints(configuration: Configuration | None) -> Iterator[Endpoint]:
     """Endpoints of every alternate setting: cameras and sound have theirs in settings that are chosen later."""
     for interface in configuration.interfaces if configuration else ():
         yield from interface.endpoints
-
-
-def isochronous(configuration: Configuration | None) -> tuple[int, ...]:
-    """Numbers of the interfaces that have isochronous endpoints in one of their settings."""
-    numbers = (
-        interface.number
-        for interface in (configuration.interfaces if configuration else ())
-        if any(endpoint.transfer_type is TransferType.ISO for endpoint in interface.endpoints)
-    )
-    return tuple(dict.fromkeys(numbers))
 
 
 def in_words(speed: Speed) -> str:

@@ -1,7 +1,6 @@
 """What keeps a device from its VM: each part looked at by itself, and what was found said with what to do about it.
 
     finding         what is found, and how it is shown                        pure
-    speeds          which of QEMU's USB controllers refuse a device           pure
     remedies        commands that free a device                               pure
     case            what all checks look at, gathered once
     examination     runs the checks, each so that it can neither hide nor hold up the others

@@ -1,6 +1,6 @@
 """The Linux kernel's own USB test suite, usbtest, on a device that is a gadget zero (source and sink).
 
-    python -m tests.e2e.checks.usbtest [--cases 0-14,17-21] [--iterations 100] [--limit 60]
+    python -m tests.e2e.checks.usbtest [--cases 0-14,17-21] [--iterations 100] [--limit 60] [--alt 1]
 
 The tests are the kernel's (drivers/usb/misc/usbtest.c); this only asks for them one by one, as its tools/usb/testusb.c
 does, with that program's sizes. Facts: each case's result, by number: `passed`, the name of the error that the kernel
@@ -33,6 +33,9 @@ LENGTH, VARY, SCATTERED = 1024, 512, 32
 "testusb's defaults, but for iterations."
 
 CASES = range(30)
+
+DRIVER = Path("/sys/bus/usb/drivers/usbtest")
+ALTERNATE = Path("/sys/module/usbtest/parameters/alt")
 
 
 def numbers(text: str) -> list[int]:
@@ -69,17 +72,28 @@ def result(path: Path, case: int, iterations: int, limit: float) -> str:
     return errno.errorcode[code] if code else "passed"
 
 
+def bind(device: Path, alternate: int | None) -> None:
+    """The driver at the device, and at this alternate setting if it is not to choose itself."""
+    if not DRIVER.exists():
+        load("usbtest")
+    (interface,) = wait_for(lambda: [*DRIVER.glob(f"{device.name}:*")], "usbtest at the device")
+    if alternate is not None:
+        (DRIVER / "unbind").write_text(interface.name)
+        ALTERNATE.write_text(str(alternate))
+        (DRIVER / "bind").write_text(interface.name)
+        ALTERNATE.write_text("-1")  # the driver's own choice again, for the next device
+
+
 def main() -> None:
     """The check."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=numbers, default=list(CASES))
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a case may take")
+    parser.add_argument("--alt", type=int, help="the alternate setting; without it, the driver chooses")
     options = parser.parse_args()
     device = usb_device(VENDOR, PRODUCT)
-    if not Path("/sys/bus/usb/drivers/usbtest").exists():
-        load("usbtest")
-    wait_for(lambda: [*Path("/sys/bus/usb/drivers/usbtest").glob(f"{device.name}:*")], "usbtest at the device")
+    bind(device, options.alt)
     results = {}
     for case in options.cases:
         results[case] = result(node(device), case, options.iterations, options.limit)

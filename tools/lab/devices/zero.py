@@ -26,7 +26,7 @@ from tools.lab.devices.describe import (
 )
 from usbbridge.backend.emulated.function import ERROR, STALL, Function, Model
 from usbbridge.errors import UsageError
-from usbbridge.usb.ch9 import DIR_IN, ClassCode, RequestType, SetupPacket, Speed
+from usbbridge.usb.ch9 import DIR_IN, ClassCode, RequestType, SetupPacket, Speed, TransferType
 
 VENDOR, PRODUCT = 0x0525, 0xA4A0
 "NetChip's, given to Linux for this."
@@ -61,9 +61,9 @@ def describe(speed: Speed) -> Model:
     )
 
 
-def both_ways(number: int, *rest: int) -> list[bytes]:
+def both_ways(number: int, kind: TransferType, size: int, interval: int = 0) -> list[bytes]:
     """Two endpoints of that number, alike but for the direction."""
-    return [endpoint(number | direction, *rest) for direction in (DIR_IN, 0)]
+    return [endpoint(number | direction, kind, size, interval) for direction in (DIR_IN, 0)]
 
 
 def only_zeros(data: memoryview) -> bool:

@@ -244,12 +244,14 @@ note = "the lab's sticks"
 class Service:
     """The service, run without systemd as `usbbridge service`."""
 
-    def __init__(self, client: UsbView, vm: Vm) -> None:
+    def __init__(self, client: UsbView, vm: Vm, settings: str = "") -> None:
+        """`settings`: more of the configuration, whole tables."""
         self.client, self.vm = client, vm
         self._process: Process | None = None
         self._logged = self._seen = 0
         self._prepare()
-        self.configure(f'default-vm = "{VM_NAME}"\n\n' + vm_table(VM_NAME, vm.spice) + vm_table(RAW_NAME, [vm.tcp]))
+        vms = vm_table(VM_NAME, vm.spice) + vm_table(RAW_NAME, [vm.tcp])
+        self.configure(f'default-vm = "{VM_NAME}"\n\n' + vms + settings)
         self.rules(CONNECT_STICKS)
 
     def _prepare(self) -> None:

@@ -47,6 +47,9 @@ AT_ONCE = 1.0
 TRIES = 3
 "How often it may take longer because this host was busy with something else."
 
+SOON_AGAIN = "[retry]\nfirst = 0.2\nlongest = 1.0\n"
+"What was killed many times is tried again ever later, a minute in the end: that is not what is looked at here."
+
 # The process is killed within so many seconds from the beginning of a read.
 MOMENT = 1.0
 
@@ -54,7 +57,7 @@ MOMENT = 1.0
 @pytest.fixture(scope="module")
 def running(machines: Machines) -> Iterator[Service]:
     """The service in the machine, for all tests."""
-    service = Service(machines.native, machines.vm)
+    service = Service(machines.native, machines.vm, SOON_AGAIN)
     service.start()
     yield service
     service.close()

@@ -89,7 +89,10 @@ class Agent:
             frame = frame[os.write(self._port, frame) :]
 
     def _requests(self) -> None:
-        data = os.read(self._port, CHUNK)
+        try:
+            data = os.read(self._port, CHUNK)
+        except TimeoutError:
+            data = b""
         if not data:
             sys.exit("the lab has hung up")
         for kind, number, _, body in self._frames.feed(data):
@@ -343,6 +346,10 @@ def _connect(address: str) -> int:
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A lab that was killed has taken the network with it, and says nothing: this machine must not live on for that.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
     return connection.detach()
 
 

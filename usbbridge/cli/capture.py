@@ -208,14 +208,11 @@ class Display:
     def __init__(self, status: DeviceStatus, output: str, *, quiet: bool) -> None:
         self._entry, self._output, self._quiet = status.device.entry, output, quiet
         self._moving = not quiet and sys.stderr.isatty()
-        self._drawn = 0.0
+        self._drawn, self._begun = 0.0, False
         self.due: float | None = None
         "When `show` is to be called at the latest."
 
     def __enter__(self) -> "Display":
-        if not self._quiet:
-            where = "the standard output" if self._output == STDOUT else self._output
-            click.echo(f"{self._entry} is captured to {where}; Ctrl-C ends it", err=True)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -224,11 +221,20 @@ class Display:
 
     def show(self, file: CaptureFile) -> None:
         """So far it is."""
+        if file.begun and not self._begun:
+            self._begin()
         now = time.monotonic()
         self.due = self._drawn + REDRAW_SECONDS if self._moving and now < self._drawn + REDRAW_SECONDS else None
         if self._moving and self.due is None:
             self._drawn = now
             click.echo(f"\r{_so_far(file)}\x1b[K", err=True, nl=False)
+
+    def _begin(self) -> None:
+        """The first bytes have come: from now on, nothing is missed."""
+        self._begun = True
+        if not self._quiet:
+            where = "the standard output" if self._output == STDOUT else self._output
+            click.echo(f"{self._entry} is captured to {where}; Ctrl-C ends it", err=True)
 
     def end(self, file: CaptureFile, ended: str) -> None:
         """That it came to."""

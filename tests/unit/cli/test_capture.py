@@ -222,6 +222,7 @@ def test_a_capture_that_never_began_leaves_no_file(run: Run, captured: FakeServi
     assert code == 1
     assert "broke off" in err
     assert not target.exists()
+    assert "is captured" not in err, "it was not, yet"
 
 
 def test_a_capture_that_never_began_leaves_what_is_no_file_of_its_own(

@@ -1,6 +1,6 @@
 """Attaching, resets, settings, streams, over and over on devices of a real kernel: nothing is left of any of it.
 
-A few rounds of each here. `USBBRIDGE_ROUNDS=1000` makes it as many, which takes some forty minutes, most of it the
+A few rounds of each here. `USBBRIDGE_ROUNDS=1000` makes it as many, which takes half an hour, most of it the
 kernel's waits in resets. Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the
 repository.
 """

@@ -1,12 +1,15 @@
 """SuperSpeed disks with USB Attached SCSI: through bulk streams where there are some, and as plain disks where not."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.rig import MIB, Usbbridge, detach, sha256, with_ticket
-from tools.lab import Client, NativeClient, Vm
+from tools.lab import REPOSITORY, Client, NativeClient, Vm
 from tools.lab.native import UML
+
+PYTHON = str(Path(sys.executable).absolute())
 
 DISK = "46f4:0003"  # QEMU's usb-uas
 STREAMS = 16  # of its endpoints
@@ -38,6 +41,15 @@ def guest_drivers(vm: Vm, ids: str) -> list[str]:
 def commands_at_once(vm: Vm, block: str) -> int:
     """How many the guest's driver gives a disk: uas keeps two of the streams that it got for other things."""
     return int(vm.read_text(f"/sys/block/{Path(block).name}/device/queue_depth"))
+
+
+def test_streams_of_a_controller_answer_several_commands_at_once(
+    client: Client, usbbridge: Usbbridge, small: Path
+) -> None:
+    disk = client.plug("usb-uas", image=small, speed="super")
+    client.wait_driver(disk, "uas")
+    client.run([PYTHON, "-m", "tests.e2e.checks.bulk_streams", disk.bus_port], cwd=str(REPOSITORY))
+    client.wait_driver(disk, "uas")
 
 
 def test_guest_uses_the_bulk_streams_of_a_uas_disk(

@@ -19,7 +19,7 @@ from tools.lab.native import UML
 pytestmark = pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML")
 
 PYTHON = str(Path(sys.executable).absolute())
-ITERATIONS = int(os.environ.get("USBBRIDGE_ROUNDS", "20"))
+ITERATIONS = int(os.environ.get("USBBRIDGE_ROUNDS", "8"))
 "Of each case."
 
 CASES = "0-23,25-29"

@@ -183,6 +183,8 @@ def kill(pid: int) -> None:
 
 
 def run(*command: str) -> int:
+    if "/dev/sda1" in command:  # the kernel reads the partitions again when a disk has come back
+        wait(lambda: Path("/dev/sda1").exists())
     return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 
 
@@ -327,6 +329,7 @@ class Steps:
             facts["used"] = [answer.status, answer.message]
             lease.close()
         run("umount", str(PLACE))
+        wait(lambda: Path("/dev/sda1").exists())
         script = f"mount /dev/sda1 '{PLACE}' && echo up && exec cat"
         hidden = subprocess.Popen(
             ["unshare", "-m", "--propagation", "private", "sh", "-c", script],

@@ -42,7 +42,7 @@ def said() -> dict[str, Any]:
     command = [str(UML), "--", sys.executable, str(HERE / "monitor_in_machine.py")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # what programs complain of comes before
     return answer
 
 

@@ -39,6 +39,7 @@ def plugged(kinds: Sequence[str]) -> Iterator[dict[str, Path]]:
     ports = {Port(number).bus_port: kind for number, kind in enumerate(kinds)}
     words = [word for n, kind in enumerate(kinds) for word in (str(n), f"misbehaving,kind={kind}")]
     command = [sys.executable, "-m", "tools.lab.plug", *words]
+    subprocess.run(["dmesg", "--clear"], check=True)  # the ports that were given up before are others' now
     with subprocess.Popen(command, stdout=subprocess.PIPE) as exporter:
         try:
             yield {ports[name]: DEVICES / name for name in _taken(exporter, set(ports))}

@@ -80,7 +80,7 @@ PURE += tuple(f"compat.{name}" for name in ("rule", "ruleset", "pattern", "form"
 PURE += tuple(f"control.{name}" for name in ("engine", "world", "settle", "endings", "requests", "wishes", "choices"))
 PURE += tuple(f"control.{name}" for name in ("actions", "backoff", "devices", "failures", "views", "vmbook", "vms"))
 "They take bytes and the time as arguments, and return events, bytes and deadlines."
-NOT_PURE = ("spice.connection", "spice.sockets", "spice.tls")
+NOT_PURE = ("spice.connection", "spice.secure", "spice.sockets", "spice.tls")
 "The one shell inside a pure package, in three files."
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "usb1", "sqlite3"} | {"select", "selectors", "signal", "subprocess"}
 IMPURE_MODULES |= {"multiprocessing", "threading", "time"}

@@ -16,7 +16,7 @@ from usbbridge.spice.errors import (
 )
 from usbbridge.spice.link import LinkClient
 from usbbridge.spice.messages import ChannelType
-from usbbridge.spice.sockets import Deadline, TlsOptions, has_ended
+from usbbridge.spice.sockets import Deadline, TlsOptions
 from usbbridge.spice.targets import SpiceTarget, TcpTarget, UnixTarget, join
 
 RawTarget = TcpTarget | UnixTarget
@@ -130,7 +130,7 @@ def _ask(target: SpiceTarget, kind: int, number: int, tls: TlsOptions | None, de
             from usbbridge.spice.tls import Verifier
 
             secure = Verifier(tls, where, target.host).secure(sock, deadline)
-            sock, certificate = secure, parse_certificate(secure.getpeercert(binary_form=True))
+            sock, certificate = secure, parse_certificate(secure.certificate())
         link = LinkClient(kind, number, 0 if kind == ChannelType.MAIN else NO_SESSION, where=where)
         _until_key(sock, link, deadline)
     finally:
@@ -146,13 +146,13 @@ def _until_key(sock: socket.socket, link: LinkClient, deadline: Deadline) -> Non
             raise SilentServerError(link.where, deadline.seconds, link.stage)
         sock.settimeout(deadline.left())
         try:
-            with contextlib.suppress(*has_ended(sock)):
+            with contextlib.suppress(ConnectionError):
                 sock.sendall(output)
             output = b""
             data = sock.recv(RECEIVE)
         except TimeoutError as error:
             raise SilentServerError(link.where, deadline.seconds, link.stage) from error
-        except has_ended(sock):
+        except ConnectionError:
             data = b""
         if not data:
             link.eof()

@@ -18,7 +18,7 @@ from usbbridge.ipc.channel import MessageChannel
 from usbbridge.ipc.messages import Capture, Stats
 from usbbridge.redirect.host import Host
 from usbbridge.redirect.transfers import NEVER
-from usbbridge.spice.sockets import is_secure, would_block
+from usbbridge.spice.sockets import as_secure
 
 if TYPE_CHECKING:
     from usbbridge.encoder.capturing import Capturing
@@ -39,6 +39,10 @@ woken takes as long. QEMU's own event loop does the same (adaptive polling, 32 u
 FIRST_NUDGE_SECONDS, NUDGE_GROWTH, LAST_NUDGE_SECONDS = 1.0, 1.5, 20.0
 """On SPICE, when to nudge a VM that has gone quiet: after 1, 2.5, 4.8, ... 56 seconds. Then it is left in peace, and
 this process never wakes up again until something happens: a pause of more than a minute is for the guest to handle."""
+
+LEAST_SECURE = 29
+"""Bytes of ciphertext below which TLS is left alone: a SPICE server writes a message's header (6 bytes, 28 as a record of
+TLS 1.3) and its body apart, and to be woken by the first would be in vain. No message is without a body."""
 
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 
@@ -98,8 +102,10 @@ class Loop:
 
     def __init__(self, host: Host, device: Device, link: Link, starter: MessageChannel, wakeup_fd: int) -> None:
         self._host, self._device, self._link, self._starter = host, device, link, starter
-        self._sock, self._secure, self._would_block = link.sock, is_secure(link.sock), would_block(link.sock)
+        self._sock, self._secure = link.sock, as_secure(link.sock)
         self._sock.setblocking(False)
+        if self._secure is not None:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LEAST_SECURE)
         self._writer = Writer(self._sock, host.outbox, link.frame, host.sent)
         self._outbox, self._blocked = host.outbox, False
         self._replies = link.frame is not None  # a raw stream has nothing of its own to say
@@ -107,7 +113,8 @@ class Loop:
         self._first_quiet = FIRST_NUDGE_SECONDS if link.frame is not None else -1.0
         self._quiet = -1.0  # seconds without a word from the VM after which to nudge it; -1: never
         self._prompt, self._wakeful = Bet(), Bet()
-        self._more = self._secure  # the link stage may have left decrypted bytes, which epoll does not see
+        # what was received with the end of the link stage and not read yet, epoll does not see
+        self._more = self._secure is not None and self._secure.unread
         self._epoll = select.epoll()
         self._sock_fd, self._starter_fd, self._wakeup_fd = self._sock.fileno(), starter.fileno(), wakeup_fd
         self._epoll.register(self._sock_fd, select.EPOLLIN)
@@ -191,13 +198,13 @@ class Loop:
 
     def _read(self) -> None:
         """Read until the socket is empty, or for a while: what is left makes epoll return at once."""
-        recv_into, link = self._sock.recv_into, self._link
+        recv_into, link, secure = self._sock.recv_into, self._link, self._secure
         self._more = False
         for _ in range(READS_IN_A_ROW):
             view = link.buffer()
             try:
                 n = recv_into(view)
-            except self._would_block:
+            except BlockingIOError:
                 return
             except OSError as error:  # ConnectionError, TimeoutError, SSLError, no route to the host any more, ...
                 raise link.lost() from error
@@ -206,9 +213,9 @@ class Loop:
             self._received += n
             self._quiet = self._first_quiet
             link.received(n)
-            if n < len(view) and not self._secure:
+            if n < len(view) and (secure is None or not secure.unread):
                 return
-        self._more = self._secure  # what TLS has decrypted already, epoll does not see
+        self._more = secure is not None and secure.unread
 
     def _reap_early(self) -> None:
         """Look whether the device has answered at once, as an emulated one does: that saves a wait. One that does not

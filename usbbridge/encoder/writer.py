@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from usbbridge.backend.base import Transfer
 from usbbridge.redirect.outbox import Outbox
-from usbbridge.spice.sockets import is_secure, would_block
+from usbbridge.spice.sockets import as_secure
 
 Parts = list[bytes | memoryview]
 
@@ -43,8 +43,8 @@ class Writer:
         self._head = 0  # bytes of the message's header that are not written yet
         self._held: list[Transfer] = []
         self._sock, self._sendmsg = sock, sock.sendmsg
-        self._secure, self._would_block = is_secure(sock), would_block(sock)
-        self._send: Callable[[Parts], int] = self._send_joined if self._secure else sock.sendmsg
+        self._secure = as_secure(sock)
+        self._send: Callable[[Parts], int] = sock.sendmsg if self._secure is None else self._send_joined
 
     def flush(self, urgent: bytes = b"") -> bool:
         """Write what is there, `urgent` (whole SPICE messages) before the next batch. False if the socket is full.
@@ -60,7 +60,7 @@ class Writer:
                 self._load(outbox)
             try:
                 sent = self._send(self._parts)
-            except self._would_block:
+            except BlockingIOError:
                 return False
             self._left -= sent
             if self._left:
@@ -70,7 +70,7 @@ class Writer:
                 self._count(outbox, min(sent - head, self._size))
             else:
                 self._batch_written(outbox)
-        return True
+        return self._secure is None or self._secure.flush()
 
     def _load(self, outbox: Outbox) -> None:
         """Make the outbox's content the next batch; if that is too much, the front of it."""
@@ -90,7 +90,7 @@ class Writer:
             self._left = sum(map(len, parts))
             self._head = max(self._left - size, 0)
         self._parts = parts
-        if not self._secure:  # urgent messages may join the parts: room is left for them
+        if self._secure is None:  # urgent messages may join the parts: room is left for them
             self._send = self._sendmsg if len(parts) <= IOV_MAX // 2 else self._send_many
 
     def _batch_written(self, outbox: Outbox) -> None:

@@ -28,7 +28,7 @@ from usbbridge.spice.errors import (
 from usbbridge.spice.link import LinkClient, LinkResult
 from usbbridge.spice.main import MAIN_CAPS, MainChannel
 from usbbridge.spice.messages import ChannelType
-from usbbridge.spice.sockets import Deadline, TlsOptions, has_ended, is_secure
+from usbbridge.spice.sockets import Deadline, TlsOptions, as_secure
 from usbbridge.spice.targets import SpiceTarget, TcpTarget, UnixTarget, join
 from usbbridge.spice.usbredir import usbredir_caps
 
@@ -54,7 +54,7 @@ class Linked:
     """A linked channel's connection."""
 
     sock: socket.socket
-    "Blocking, without a timeout; an `ssl.SSLSocket` if `secure`."
+    "Blocking, without a timeout; a `SecureSocket` if `secure`."
     result: LinkResult
     rest: bytes
     "What arrived after the link stage; `Channel.feed()` it before anything is received."
@@ -275,18 +275,17 @@ def _link(sock: socket.socket, link: LinkClient, deadline: Deadline) -> LinkResu
 
 def _send_and_receive(sock: socket.socket, output: bytes) -> bytes:
     """Send, then receive; a connection that breaks has ended, after what it had still to give."""
-    ended = has_ended(sock)
-    with contextlib.suppress(*ended):
+    with contextlib.suppress(ConnectionError):
         sock.sendall(output)
     try:
         return sock.recv(RECEIVE)
-    except ended:
+    except ConnectionError:
         return b""
 
 
 def _broken(sock: socket.socket, where: str, error: OSError) -> LinkError:
     """What any other error of the connection means."""
-    if is_secure(sock):
+    if as_secure(sock) is not None:
         import ssl
 
         from usbbridge.spice.tls import tls_reason

@@ -1,12 +1,16 @@
-"""What connections with and without TLS have in common: a deadline, and what their sockets raise.
+"""What connections with and without TLS have in common: a deadline, and the question which of both it is.
 
-The errors of TLS are looked up only where TLS is in use; see `usbbridge.spice.tls`.
+TLS is loaded only where it is in use; see `usbbridge.spice.tls`.
 """
 
 import socket
 import sys
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from usbbridge.spice.secure import SecureSocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +39,10 @@ class Deadline:
         return time.monotonic() >= self._end
 
 
-def is_secure(sock: socket.socket) -> bool:
-    """Whether the socket speaks TLS."""
-    if "ssl" not in sys.modules:
-        return False
-    import ssl
+def as_secure(sock: socket.socket) -> "SecureSocket | None":
+    """The socket, if it speaks TLS."""
+    if "usbbridge.spice.secure" not in sys.modules:
+        return None
+    from usbbridge.spice.secure import SecureSocket
 
-    return isinstance(sock, ssl.SSLSocket)
-
-
-def would_block(sock: socket.socket) -> tuple[type[OSError], ...]:
-    """What the socket raises, if it does not block, where it would have to wait."""
-    if not is_secure(sock):
-        return (BlockingIOError,)
-    import ssl
-
-    return (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-
-def has_ended(sock: socket.socket) -> tuple[type[OSError], ...]:
-    """What the socket raises when the connection is over."""
-    if not is_secure(sock):
-        return (ConnectionError,)
-    import ssl
-
-    return (ConnectionError, ssl.SSLEOFError)
+    return sock if isinstance(sock, SecureSocket) else None

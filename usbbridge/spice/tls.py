@@ -15,6 +15,7 @@ from usbbridge.spice.errors import (
     WrongHostError,
     WrongSubjectError,
 )
+from usbbridge.spice.secure import SecureSocket
 from usbbridge.spice.sockets import Deadline, TlsOptions
 from usbbridge.spice.subject import Subject, certificate_subject, format_subject, parse_subject
 
@@ -36,6 +37,7 @@ class Verifier:
         # PROTOCOL_TLS_CLIENT verifies the chain and the host's name unless told otherwise.
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._context.options |= ssl.OP_NO_RENEGOTIATION  # sending would have to wait for what is received
         self._context.check_hostname = self._subject is None
         self._trust(options.ca_file)
 
@@ -49,11 +51,20 @@ class Verifier:
             reason = "it has no PEM certificate in it" if isinstance(error, ssl.SSLError) else str(error)
             raise UsageError(f"The CA file {ca_file!r} cannot be used: {reason}") from error
 
-    def secure(self, sock: socket.socket, deadline: Deadline) -> ssl.SSLSocket:
-        """The TLS connection over `sock`. Raises `TlsError` subclasses, `SilentServerError`."""
-        sock.settimeout(deadline.left())
+    def secure(self, sock: socket.socket, deadline: Deadline) -> SecureSocket:
+        """The TLS connection over `sock`, which it takes over. Raises `TlsError` subclasses, `SilentServerError`."""
+        secure = SecureSocket(sock, self._context, self._host)
         try:
-            secure = self._context.wrap_socket(sock, server_hostname=self._host)
+            self._shake_hands(secure, deadline)
+            self._check_subject(secure)
+        except BaseException:
+            secure.close()
+            raise
+        return secure
+
+    def _shake_hands(self, secure: SecureSocket, deadline: Deadline) -> None:
+        try:
+            secure.handshake(deadline)
         except TimeoutError as error:
             raise SilentServerError(self._where, deadline.seconds, "TLS handshake") from error
         except ssl.SSLCertVerificationError as error:
@@ -64,25 +75,20 @@ class Verifier:
             raise TlsError(self._where, tls_reason(error)) from error
         except OSError as error:
             raise TlsError(self._where, "it closed the connection during the TLS handshake") from error
-        self._check_subject(secure)
-        return secure
 
     def _unverified(self, error: ssl.SSLCertVerificationError) -> TlsError:
         if error.verify_code in _HOST_MISMATCH:
             return WrongHostError(self._where, self._host, error.verify_message)
         return UntrustedCertificateError(self._where, error.verify_message)
 
-    def _check_subject(self, secure: ssl.SSLSocket) -> None:
+    def _check_subject(self, secure: SecureSocket) -> None:
         if self._subject is None:
             return
         try:
-            der = secure.getpeercert(binary_form=True)
-            found = certificate_subject(der or b"")
+            found = certificate_subject(secure.certificate())
         except ValueError as error:
-            secure.close()
             raise UntrustedCertificateError(self._where, "its subject cannot be read") from error
         if found != self._subject:
-            secure.close()
             raise WrongSubjectError(self._where, self._subject_text or "", format_subject(found))
 
 

@@ -2,17 +2,18 @@
 
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from tests.fakes.device import FakeTransfer
-from tests.unit.spice.pki import Authority
+from tests.unit.spice.secured import connected
 from usbbridge.encoder import writer
 from usbbridge.encoder.writer import IOV_MAX, MAX_BATCH, Parts, Writer
 from usbbridge.redirect.outbox import Outbox
+from usbbridge.spice.secure import SecureSocket
 
 
 class Trickle:
@@ -250,23 +251,11 @@ def test_a_real_socket_with_a_small_buffer_gets_everything_in_order() -> None:
 
 
 @pytest.fixture
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
-    """Both ends of a TLS connection, ours not blocking and with a small buffer."""
-    ours, theirs = socket.socketpair()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    authority = Authority(tmp_path_factory.mktemp("pki"))
-    folder = authority.server("localhost")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "server-cert.pem", folder / "server-key.pem")
-    trusted = ssl.create_default_context(cafile=str(authority.file))
-    result: list[ssl.SSLSocket] = []
-    thread = threading.Thread(target=lambda: result.append(server.wrap_socket(theirs, server_side=True)))
-    thread.start()
-    secure = trusted.wrap_socket(ours, server_hostname="localhost")
-    thread.join()
-    secure.setblocking(False)
-    with secure, result[0]:
-        yield secure, result[0]
+def tls(tmp_path: Path) -> Iterator[tuple[SecureSocket, ssl.SSLSocket]]:
+    """Both ends of a TLS connection, ours not blocking."""
+    with connected(tmp_path) as ends:
+        ends[0].setblocking(False)
+        yield ends
 
 
 def readable(sock: ssl.SSLSocket) -> bytes:
@@ -279,7 +268,7 @@ def readable(sock: ssl.SSLSocket) -> bytes:
 
 
 def test_tls_gets_everything_in_order_though_it_wants_to_wait_in_the_middle(
-    tls: tuple[ssl.SSLSocket, ssl.SSLSocket], monkeypatch: pytest.MonkeyPatch
+    tls: tuple[SecureSocket, ssl.SSLSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "TLS_CHUNK", 30_000)
     ours, theirs = tls

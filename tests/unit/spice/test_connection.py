@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +40,7 @@ from usbbridge.spice.errors import (
     WrongTicketError,
 )
 from usbbridge.spice.messages import ChannelType
+from usbbridge.spice.secure import SecureSocket
 from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, TcpTarget, UnixTarget
 
@@ -259,7 +259,7 @@ def test_a_link_over_tls(host: str, secure: Listener, authority: Authority) -> N
     linked = link(SpiceTarget(host, None, secure.port), tls=tls(authority))
     assert linked.secure
     assert linked.rest == b"rest"
-    assert isinstance(linked.sock, ssl.SSLSocket)
+    assert isinstance(linked.sock, SecureSocket)
     assert linked.sock.version() in ("TLSv1.2", "TLSv1.3")
     linked.sock.close()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from usbbridge.backend.base import Device
 from usbbridge.encoder.linking import Stopped, hear
+from usbbridge.encoder.spin import MAX_EVENTS, Bet, Spin
 from usbbridge.encoder.writer import Parts, Writer
 from usbbridge.errors import DeviceLostError, UsbBridgeError
 from usbbridge.ipc.channel import MessageChannel
@@ -29,20 +30,13 @@ ACK_SECONDS = 1.0
 READS_IN_A_ROW = 16
 "Reads from the socket before the device is looked at again: no more than 256 KiB, or one large transfer."
 
-MAX_EVENTS = 8
-"Events of one epoll: the socket, a few of libusb, ours. The default would allocate room for 1023 each time."
-
-SPIN_SECONDS = 50e-6
-"""How long to look at the descriptors again and again before going to sleep, while the guest answers that fast: to be
-woken takes as long. QEMU's own event loop does the same (adaptive polling, 32 us)."""
-
 FIRST_NUDGE_SECONDS, NUDGE_GROWTH, LAST_NUDGE_SECONDS = 1.0, 1.5, 20.0
 """On SPICE, when to nudge a VM that has gone quiet: after 1, 2.5, 4.8, ... 56 seconds. Then it is left in peace, and
 this process never wakes up again until something happens: a pause of more than a minute is for the guest to handle."""
 
 LEAST_SECURE = 29
-"""Bytes of ciphertext below which TLS is left alone: a SPICE server writes a message's header (6 bytes, 28 as a record of
-TLS 1.3) and its body apart, and to be woken by the first would be in vain. No message is without a body."""
+"""Bytes of ciphertext below which TLS is left alone: a SPICE server writes a message's header (6 bytes, 28 as a record
+of TLS 1.3) and its body apart, and to be woken by the first would be in vain. No message is without a body."""
 
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 
@@ -69,34 +63,6 @@ class Link(Protocol):
         """What puts messages around a batch; None if none are needed."""
 
 
-class Bet:
-    """Whether something that may pay is worth a try: always while it does, ever more seldom while it does not."""
-
-    MOST = 1024
-    "Chances let pass between two tries, at the most."
-
-    __slots__ = ("_pass", "_penalty")
-
-    def __init__(self) -> None:
-        self._pass, self._penalty = 0, 1
-
-    def worth_it(self) -> bool:
-        """A chance is there: whether to try."""
-        if self._pass:
-            self._pass -= 1
-            return False
-        return True
-
-    def hit(self) -> None:
-        """It paid."""
-        self._penalty = 1
-
-    def missed(self) -> None:
-        """It did not pay."""
-        self._pass = self._penalty
-        self._penalty = min(2 * self._penalty, self.MOST)
-
-
 class Loop:
     """Joins one host (device) to one link (VM) until one of them ends."""
 
@@ -112,7 +78,7 @@ class Loop:
         self._received = 0
         self._first_quiet = FIRST_NUDGE_SECONDS if link.frame is not None else -1.0
         self._quiet = -1.0  # seconds without a word from the VM after which to nudge it; -1: never
-        self._prompt, self._wakeful = Bet(), Bet()
+        self._at_once = Bet()
         # what was received with the end of the link stage and not read yet, epoll does not see
         self._more = self._secure is not None and self._secure.unread
         self._epoll = select.epoll()
@@ -131,9 +97,11 @@ class Loop:
         self._host.start()
         self._after()
         poll, sock_fd, usb_fds, after = self._epoll.poll, self._sock_fd, self._usb_fds, self._after
-        host, device, pending, wakeful = self._host, self._device, self._host.pending, self._wakeful
+        host, device, pending = self._host, self._device, self._host.pending
+        guest_soon, device_soon, guest_fds, spin = Bet(), Bet(), (sock_fd,), Spin(poll)
         while True:
-            events = self._spin() if not pending and wakeful.worth_it() else None
+            bet, awaited = (device_soon, usb_fds) if pending else (guest_soon, guest_fds)
+            events = spin(bet, awaited) if bet.worth_it() else None
             if not events:
                 wait = self._may_sleep() if self._more or host.deadline != NEVER else self._quiet
                 events = poll(wait, MAX_EVENTS)
@@ -158,19 +126,6 @@ class Loop:
             if self._more and not host.congested:
                 self._read()
             after()
-
-    def _spin(self) -> list[tuple[int, int]]:
-        """What happens within SPIN_SECONDS, without going to sleep. Only worth it while all wait for the guest: a
-        device takes its time."""
-        poll, now = self._epoll.poll, time.monotonic
-        until = now() + SPIN_SECONDS
-        while now() < until:
-            events = poll(0, MAX_EVENTS)
-            if events:
-                self._wakeful.hit()
-                return events
-        self._wakeful.missed()
-        return []
 
     def _may_sleep(self) -> float:
         """Seconds to wait for an event: for ever (-1), unless there is something to read or an answer to be missed."""
@@ -220,11 +175,11 @@ class Loop:
     def _reap_early(self) -> None:
         """Look whether the device has answered at once, as an emulated one does: that saves a wait. One that does not
         is soon left alone, but for a look now and then."""
-        if self._prompt.worth_it():
+        if self._at_once.worth_it():
             if self._device.reap():
-                self._prompt.hit()
+                self._at_once.hit()
             else:
-                self._prompt.missed()
+                self._at_once.missed()
 
     def _after(self) -> None:
         """What follows each round: deferred work, then all that is to be written, in one go."""

@@ -24,9 +24,9 @@ STREAM_DROP: Final = 256 << 10
 """Bytes of reports waiting to be written at which further ones are dropped: old key strokes and pointer movements are
 of no use. Only reports count: data of another endpoint that waits is no sign that the guest does not read."""
 
-INTERRUPT_TRANSFERS: Final = 5
-"""Transfers kept running on a receiving interrupt endpoint: enough for 8 kHz polling with the process away for half a
-millisecond, and what other usbredir hosts use."""
+INTERRUPT_TRANSFERS: Final = 32
+"""Transfers kept running on a receiving interrupt endpoint: at 8 kHz the process may be away for 4 ms and no report is
+lost. With the 5 of other usbredir hosts it is half a millisecond, less than a busy system's scheduler grants."""
 
 MAX_REPORT_TRANSFERS: Final = 2 * 15 * INTERRUPT_TRANSFERS
 """Transfers of all receiving interrupt endpoints together, cancelled ones that have not come back included: each of the

@@ -1,6 +1,7 @@
 """The two ways to the VM: a raw usbredir socket, and a SPICE USBREDIR channel. Both satisfy
 `usbbridge.encoder.loop.Link`."""
 
+import functools
 import socket
 from collections.abc import Callable
 
@@ -10,9 +11,9 @@ from usbbridge.ipc.messages import Start
 from usbbridge.redirect.host import Host
 from usbbridge.spice.connection import Linked, open_channel, open_raw
 from usbbridge.spice.messages import ChannelType
-from usbbridge.spice.sockets import TlsOptions
+from usbbridge.spice.sockets import TlsOptions, delivery_rate
 from usbbridge.spice.targets import SpiceTarget, Target
-from usbbridge.spice.usbredir import Compression, UsbredirChannel, usbredir_caps
+from usbbridge.spice.usbredir import COMPRESS_ABOVE, Compression, UsbredirChannel, usbredir_caps
 
 
 class RawLink:
@@ -47,8 +48,14 @@ class SpiceLink:
     def __init__(self, linked: Linked, host: Host, *, compression: Compression) -> None:
         self.sock = linked.sock
         unix = linked.sock.family == socket.AF_UNIX
-        self._channel = UsbredirChannel(linked.result, host.codec, compression=compression, unix_socket=unix)
-        self._rest = linked.rest
+        self._channel = UsbredirChannel(
+            linked.result,
+            host.codec,
+            compression=compression,
+            unix_socket=unix,
+            link_rate=functools.partial(delivery_rate, linked.sock),
+        )
+        self._rest, self._host = linked.rest, host
         self.buffer, self.received = self._channel.buffer, self._channel.received
         self.take_replies, self.lost = self._channel.take_output, self._channel.ended
         self.frame: Callable[[Parts, int], Parts] | None = self._frame
@@ -59,9 +66,10 @@ class SpiceLink:
             self._channel.feed(self._rest)
 
     def _frame(self, parts: Parts, size: int) -> Parts:
-        packed = self._channel.compress(parts, size)
-        if packed is not None:
-            return [packed]
+        if size > COMPRESS_ABOVE and not self._host.isochronous:  # pictures and sound have no time for it
+            packed = self._channel.compress(parts, size)
+            if packed is not None:
+                return [packed]
         parts.insert(0, self._channel.frame(size))
         return parts
 

@@ -206,6 +206,11 @@ class Host:
             self._device.close()
 
     @property
+    def isochronous(self) -> bool:
+        """Whether an isochronous stream runs: its packets must not be held up."""
+        return self._streams.isochronous
+
+    @property
     def dropped(self) -> int:
         """Packets of streams that were thrown away because guest or device did not keep up."""
         return self._streams.dropped

@@ -110,6 +110,11 @@ class Streaming:
             self._transfers.release(t)
 
     @property
+    def isochronous(self) -> bool:
+        """Whether an isochronous stream runs."""
+        return self.iso_in.running or self.iso_out.running
+
+    @property
     def dropped(self) -> int:
         """Packets of streams that were thrown away because guest or device did not keep up."""
         return sum(kind.dropped for kind in self._kinds)

@@ -99,6 +99,11 @@ class StreamKind(ABC, Generic[_S]):
         """Whose packets the answers and data are; to be called before the first packet."""
         self._codec = codec
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a stream."""
+        return bool(self._running)
+
     def drive(self, device: Device) -> list[Transfer]:
         """Give transfers to this device object from now on. Answer: what is in flight now."""
         self._device = device

@@ -4,6 +4,7 @@ TLS is loaded only where it is in use; see `usbbridge.spice.tls`.
 """
 
 import socket
+import struct
 import sys
 import time
 from dataclasses import dataclass
@@ -46,3 +47,17 @@ def as_secure(sock: socket.socket) -> "SecureSocket | None":
     from usbbridge.spice.secure import SecureSocket
 
     return sock if isinstance(sock, SecureSocket) else None
+
+
+_DELIVERY_RATE = struct.Struct("=160xQ")
+"tcpi_delivery_rate of struct tcp_info (linux/tcp.h, since Linux 4.9), bytes a second; the same on 32-bit systems."
+
+
+def delivery_rate(sock: socket.socket) -> float:
+    """Bytes a second that the connection has lately carried at the most, as TCP has measured it; 0 if it has not."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DELIVERY_RATE.size)
+        (rate,) = _DELIVERY_RATE.unpack(info)
+    except (OSError, AttributeError, struct.error):
+        rate = 0
+    return float(rate)

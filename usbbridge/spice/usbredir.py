@@ -4,7 +4,8 @@ Message boundaries mean nothing to the stream. Sending is the caller's: `frame(s
 or what `compress()` made of them.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from usbbridge.errors import LocalProtocolError
@@ -25,9 +26,13 @@ MAX_FRAME = 16 * 1024 * 1024
 "A DATA message of ours: far above one transfer; the server allocates what the header says."
 AUTO_GAIN = 8
 "`auto` compresses on while at least an eighth is saved; less is not worth the other side's time."
+BOTH_SIDES = 1.5
+"What packing and unpacking take together, in units of what packing takes: LZ4 unpacks twice as fast."
+UNKNOWN_RATE = 125e6
+"Bytes a second of a connection that does not tell: a gigabit Ethernet's."
 AUTO_FIRST_PAUSE = 64 * 1024
 AUTO_LAST_PAUSE = 16 * 1024 * 1024
-"""`auto` lets so many bytes pass after data that would not shrink, doubling from the first to the last: a film or an
+"""`auto` lets so many bytes pass after data that was not worth it, doubling from the first to the last: a film or an
 encrypted disk costs one try in 16 MiB, and a disk that turns compressible is noticed within as much."""
 
 _DATA = int(SpicevmcMessage.DATA)
@@ -53,10 +58,13 @@ class UsbredirChannel(Channel):
         *,
         compression: Compression = "auto",
         unix_socket: bool = False,
+        link_rate: Callable[[], float] = float,
+        clock: Callable[[], float] = time.perf_counter,
         handler: Handler | None = None,
     ) -> None:
-        """`compression` is to be `never` for a device with isochronous endpoints: it would cost time for little."""
-        self._inner = inner
+        """`link_rate` tells what the connection carries, in bytes a second, 0 if that is not known; `clock` gives
+        seconds."""
+        self._inner, self._link_rate, self._clock = inner, link_rate, clock
         super().__init__(link, handler, stream=inner, stream_type=SpicevmcMessage.DATA)
         agreed = SpicevmcCap.DATA_COMPRESS_LZ4 in link.channel_caps
         self._compresses = compression != "never" and agreed and not unix_socket
@@ -90,17 +98,20 @@ class UsbredirChannel(Channel):
         # Imported here: a device that never sends much does not need it.
         from lz4.block import compress
 
+        began = self._clock()
         packed: bytes = compress(parts[0] if len(parts) == 1 else b"".join(parts), store_size=False)
         smaller = COMPRESSED_DATA.size + len(packed)
         if self._learns:
-            self._learn(size - smaller, size)
+            self._learn(size - smaller, size, self._clock() - began)
         if smaller >= size:
             return None
         head = self._writer.header(SpicevmcMessage.COMPRESSED_DATA, smaller)
         return b"".join((head, COMPRESSED_DATA.pack(CompressionType.LZ4, size), packed))
 
-    def _learn(self, saved: int, size: int) -> None:
-        if saved * AUTO_GAIN >= size:
+    def _learn(self, saved: int, size: int, seconds: float) -> None:
+        """Whether it paid: much was saved, and the connection would have taken longer for that."""
+        rate = self._link_rate() or UNKNOWN_RATE
+        if saved * AUTO_GAIN >= size and saved >= seconds * BOTH_SIDES * rate:
             self._next_pause = AUTO_FIRST_PAUSE
         else:
             self._pause = self._next_pause

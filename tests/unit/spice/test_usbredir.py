@@ -1,3 +1,4 @@
+import itertools
 import os
 import struct
 
@@ -30,9 +31,19 @@ def channel(
     mini: bool = True,
     caps: frozenset[int] = frozenset({0}),
     unix_socket: bool = False,
+    seconds: float = 0.0,
+    rate: float = 0.0,
 ) -> UsbredirChannel:
-    link = linked(mini=mini, caps=caps)
-    return UsbredirChannel(link, stream or Stream(), compression=compression, unix_socket=unix_socket)
+    """`seconds`: what compressing takes; `rate`: what the link carries, in bytes a second."""
+    times = itertools.count(0.0, seconds)
+    return UsbredirChannel(
+        linked(mini=mini, caps=caps),
+        stream or Stream(),
+        compression=compression,
+        unix_socket=unix_socket,
+        link_rate=lambda: rate,
+        clock=lambda: next(times),
+    )
 
 
 def packed(data: bytes, size: int | None = None, type_: int = 1) -> bytes:
@@ -174,6 +185,17 @@ def test_auto_is_not_content_with_little() -> None:
     target = channel()
     assert target.compress([mixed], len(mixed)) is not None
     assert target.compress([TEXT], len(TEXT)) is None
+
+
+@pytest.mark.parametrize(
+    ("rate", "worth_it"),
+    [(1e6, True), (50e6, True), (70e6, False), (1e9, False), (0, False)],
+    ids=["slow", "just slow enough", "just too fast", "fast", "unknown: a gigabit Ethernet"],
+)
+def test_auto_compresses_only_on_a_link_that_would_take_longer(rate: float, *, worth_it: bool) -> None:
+    target = channel(seconds=900e-6, rate=rate)  # both sides: 1350 us for some 83 KB, or 62 MB/s
+    assert target.compress([TEXT], len(TEXT)) is not None
+    assert (target.compress([TEXT], len(TEXT)) is not None) is worth_it
 
 
 def test_always_does_not_learn() -> None:

@@ -3,8 +3,10 @@
 Some transfers are kept running on the endpoint all the time, so that no report is lost while one is being handled.
 """
 
+import math
+
 from usbbridge.backend.base import Status, Transfer
-from usbbridge.redirect.limits import INTERRUPT_TRANSFERS, STREAM_DROP
+from usbbridge.redirect.limits import INTERRUPT_TRANSFERS, MOST_INTERRUPT_TRANSFERS, REPORT_SECONDS, STREAM_DROP
 from usbbridge.redirect.status import REDIR_STATUS
 from usbbridge.redirect.streams import NUMBER_MASK, Stream, StreamKind
 from usbbridge.usb.ch9 import TransferType
@@ -24,8 +26,13 @@ class InterruptReceiving(StreamKind[Stream]):
     def start(self, endpoint: int, packet_id: int = 0) -> None:
         """start_interrupt_receiving, and its answer."""
         size = self.endpoints.get(endpoint)
-        stream = None if size is None else Stream(endpoint, INTERRUPT_TRANSFERS, max(size, 1))
+        stream = None if size is None else Stream(endpoint, self._count(endpoint), max(size, 1))
         self._start(stream, endpoint, packet_id)
+
+    def _count(self, endpoint: int) -> int:
+        """Transfers to keep running: enough to be away for REPORT_SECONDS."""
+        wanted = math.ceil(REPORT_SECONDS / self.intervals[endpoint])
+        return min(max(wanted, INTERRUPT_TRANSFERS), MOST_INTERRUPT_TRANSFERS)
 
     def say(self, endpoint: int, status: RedirStatus, packet_id: int = 0) -> None:
         self._outbox.put(self._codec.encode(InterruptReceivingStatus(status, endpoint), packet_id))

@@ -14,6 +14,8 @@ _TYPES = {
 _ABSENT = EndpointEntry(EndpointType.INVALID, 0, 0, 0, 0)
 _DEFAULT_PIPE = EndpointEntry(EndpointType.CONTROL, 0, 0, 0, 0)
 
+FRAME, MICROFRAME = 1e-3, 125e-6  # seconds
+
 
 class Layout:
     """The active configuration with one alternate setting chosen for each interface."""
@@ -65,6 +67,13 @@ class Layout:
         if endpoint.transfer_type is TransferType.ISO and endpoint.companion is not None:
             return max(self.packet_size(endpoint), endpoint.companion.bytes_per_interval)
         return self.packet_size(endpoint)
+
+    def service_interval(self, endpoint: Endpoint) -> float:
+        """Seconds between two packets of an interrupt endpoint at the least: bInterval is an exponent of microframes
+        at high speed and above, and counts frames below (USB 2.0 §9.6.6)."""
+        if self._speed in (Speed.LOW, Speed.FULL):
+            return max(endpoint.interval, 1) * FRAME
+        return (1 << min(max(endpoint.interval, 1), 16) - 1) * MICROFRAME
 
     def interface_info(self) -> InterfaceInfo:
         """The packet of that name."""

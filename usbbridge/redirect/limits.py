@@ -25,10 +25,16 @@ STREAM_DROP: Final = 256 << 10
 of no use. Only reports count: data of another endpoint that waits is no sign that the guest does not read."""
 
 INTERRUPT_TRANSFERS: Final = 32
-"""Transfers kept running on a receiving interrupt endpoint: at 8 kHz the process may be away for 4 ms and no report is
-lost. With the 5 of other usbredir hosts it is half a millisecond, less than a busy system's scheduler grants."""
+"""Transfers kept running on a receiving interrupt endpoint, at the least. Other usbredir hosts have 5: at 8 kHz they
+last for 0.6 ms, less than a busy system's scheduler keeps a process away, and reports are lost."""
 
-MAX_REPORT_TRANSFERS: Final = 2 * 15 * INTERRUPT_TRANSFERS
+REPORT_SECONDS: Final = 0.02
+"How long the transfers of a fast endpoint last, if nobody handles them: what virtual machines have been seen to stall."
+
+MOST_INTERRUPT_TRANSFERS: Final = 160
+"Transfers of one endpoint: REPORT_SECONDS at 8 kHz, the highest rate that there is."
+
+MAX_REPORT_TRANSFERS: Final = 2 * 15 * MOST_INTERRUPT_TRANSFERS
 """Transfers of all receiving interrupt endpoints together, cancelled ones that have not come back included: each of the
 15 IN endpoints may run once while those of its last run are on their way back. A guest that starts and stops in a row
 meets this; its start is answered STALL."""

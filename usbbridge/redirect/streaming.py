@@ -90,6 +90,7 @@ class Streaming:
         for kind in self._kinds:
             mine = {a: e for a, e in endpoints.items() if e.transfer_type is kind.TYPE and a & DIR_IN == kind.DIRECTION}
             kind.endpoints = {address: layout.interval_bytes(endpoint) for address, endpoint in mine.items()}
+            kind.intervals = {address: layout.service_interval(endpoint) for address, endpoint in mine.items()}
 
     def stop_all(self, endpoints: set[int] | None = None, *, say: RedirStatus | None = None) -> None:
         """Stop all streams, or those on the given addresses; with `say`, tell the guest so."""

@@ -91,6 +91,8 @@ class StreamKind(ABC, Generic[_S]):
         "Endpoints that have stalled: `recover()` is to be called, outside of any callback."
         self.endpoints: dict[int, int] = {}
         "Endpoints that may be started, by address: bytes that they carry in a service interval."
+        self.intervals: dict[int, float] = {}
+        "Their service intervals, in seconds."
         self._device, self._outbox, self._budget = device, outbox, budget
         self._lost, self._stalled = lost, stalled
         self._running: dict[int, _S] = {}

@@ -6,6 +6,7 @@ from tests.fakes.device import BULK_IN, INTERRUPT_IN, INTERRUPT_OUT, REPORT_BYTE
 from tests.fakes.guest import Rig
 from usbbridge.backend.base import Status
 from usbbridge.errors import DeviceError, DeviceLostError
+from usbbridge.redirect.layout import Layout
 from usbbridge.redirect.limits import INTERRUPT_TRANSFERS, MAX_REPORT_TRANSFERS, MAX_STREAM_ERRORS, STREAM_DROP
 from usbbridge.usbredir.packets import (
     BulkPacket,
@@ -41,6 +42,17 @@ def test_start_keeps_transfers_of_the_endpoints_packet_size_running(rig: Rig, de
     device.finish(device.flying[0], data=b"key")
     rig.settle()
     assert len(device.flying) == INTERRUPT_TRANSFERS
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(1.0, 32), (1e-3, 32), (625e-6, 32), (250e-6, 80), (125e-6, 160)])
+def test_the_more_reports_there_can_be_the_more_transfers_wait_for_them(
+    rig: Rig, device: FakeDevice, monkeypatch: pytest.MonkeyPatch, seconds: float, count: int
+) -> None:
+    monkeypatch.setattr(Layout, "service_interval", lambda *_: seconds)
+    rig.ask(SetAltSetting(0, 0))  # the layout is looked at again
+    rig.guest.ear.take()
+    assert rig.ask(START) == [STARTED]
+    assert len(device.flying) == count
 
 
 def test_reports_are_numbered_from_0_in_the_order_they_came(rig: Rig, device: FakeDevice) -> None:

@@ -67,6 +67,24 @@ def test_a_service_interval_carries_all_that_the_device_has_reserved(
     assert layout_of(endpoint, speed=speed).interval_bytes(endpoint) == size
 
 
+@pytest.mark.parametrize(
+    ("speed", "interval", "seconds"),
+    [
+        (Speed.LOW, 10, 0.010),
+        (Speed.FULL, 1, 0.001),
+        (Speed.FULL, 0, 0.001),  # a broken device's, which Linux polls as often as it can
+        (Speed.HIGH, 1, 125e-6),
+        (Speed.HIGH, 4, 1e-3),
+        (Speed.HIGH, 0, 125e-6),
+        (Speed.HIGH, 255, 4.096),  # 16 is the highest that there is
+        (Speed.SUPER, 3, 500e-6),
+    ],
+)
+def test_how_often_an_interrupt_endpoint_is_asked(speed: Speed, interval: int, seconds: float) -> None:
+    endpoint = Endpoint(0x81, TransferType.INTERRUPT, 8, interval)
+    assert layout_of(endpoint, speed=speed).service_interval(endpoint) == pytest.approx(seconds)
+
+
 def test_an_interface_without_its_chosen_setting_is_left_out() -> None:
     layout = Layout(Configuration(1, 0x80, 50, 0, (Interface(0, 1, 8, 6, 0x50, 0, ()),)), Speed.HIGH)
     assert layout.interface_info().interfaces == ()

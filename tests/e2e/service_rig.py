@@ -5,8 +5,6 @@ import itertools
 import json
 import re
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.e2e.rig import MIB, command
+from tests.machine.waiting import poll_for
 from tools.lab import REPOSITORY, AtPort, Completed, LabError, Process, UsbView, Vm
 
 T = TypeVar("T")
@@ -48,12 +47,10 @@ PYTHON = str(Path(sys.executable).absolute())
 
 def eventually(look: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
     """The first true result of `look`, for what no event announces."""
-    deadline = time.monotonic() + timeout
-    while not (result := look()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"no {what} in {timeout:.0f} s")
-        threading.Event().wait(LOOK_AGAIN)
-    return result
+    try:
+        return poll_for(look, timeout, LOOK_AGAIN)
+    except TimeoutError:
+        raise AssertionError(f"no {what} in {timeout:.0f} s") from None
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from tests.e2e.service_rig import (
     reading,
     roles,
 )
+from tests.integration.uml import needs_uml
 from tools.lab import NativeClient, Stick, Vm
-from tools.lab.native import UML
 
-pytestmark = pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML")
+pytestmark = needs_uml
 
 ROUNDS = int(os.environ.get("USBBRIDGE_ROUNDS", "2"))
 "Of each kill test: every change is tried with a few, a release with a hundred."

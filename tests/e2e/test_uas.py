@@ -3,11 +3,9 @@
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.rig import MIB, Usbbridge, detach, sha256, with_ticket
+from tests.integration.uml import needs_uml
 from tools.lab import REPOSITORY, Client, NativeClient, Vm
-from tools.lab.native import UML
 
 PYTHON = str(Path(sys.executable).absolute())
 
@@ -72,7 +70,7 @@ def test_guest_uses_the_bulk_streams_of_a_uas_disk(
     assert sha256(small, WRITTEN_AT, WRITTEN) == written
 
 
-@pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML")
+@needs_uml
 def test_disk_is_bulk_only_for_the_guest_where_the_client_has_no_streams(native: NativeClient, vm: Vm) -> None:
     native.put("/tmp/ticket", f"{vm.options.ticket}\n".encode())
     before = native.shell(f"head -c {READERS * PART}M /dev/urandom | tee /tmp/uas.img | sha256sum").text.split()[0]

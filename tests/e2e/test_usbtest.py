@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.rig import Usbbridge, detach, with_ticket
+from tests.integration.uml import needs_uml
 from tools.lab import REPOSITORY, Machine, NativeClient, Stick, Vm
-from tools.lab.native import UML
 
-pytestmark = pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML")
+pytestmark = needs_uml
 
 PYTHON = str(Path(sys.executable).absolute())
 ITERATIONS = int(os.environ.get("USBBRIDGE_ROUNDS", "8"))

@@ -8,18 +8,18 @@ import select
 import struct
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.machine.usb import DEVICES, holders, node
+from tests.machine.waiting import reap_until
 from tools.lab.devices.isosource import COUNTS, GET_COUNTS, NUMBER, SINK, SIZES, SOURCE, packet
 from usbbridge.backend import libusb
 from usbbridge.backend.base import ISO_FIELDS, Status, Transfer
 from usbbridge.errors import UsbBridgeError
 from usbbridge.usb.ch9 import DIR_IN, SETUP_STRUCT, Speed
 
-DEVICES = Path("/sys/bus/usb/devices")
 PATIENCE = 30.0
 "Seconds for what takes one: the machine may be slow."
 URBS = 8
@@ -45,21 +45,6 @@ def open_device(folder: Path, alternate: int = 1) -> libusb.LibusbDevice:
     device.claim()
     device.set_interface(0, alternate)
     return device
-
-
-def node(folder: Path) -> Path:
-    bus, number = (int((folder / name).read_text()) for name in ("busnum", "devnum"))
-    return Path(f"/dev/bus/usb/{bus:03}/{number:03}")
-
-
-def holders() -> list[str]:
-    """Processes that have a USB device open."""
-    found = []
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if link.readlink().is_relative_to("/dev/bus/usb"):
-                found.append(link.parts[2])
-    return found
 
 
 class Stream:
@@ -105,14 +90,8 @@ class Stream:
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """Reap, waiting for the device, until nothing is in flight or `until` is true."""
-        deadline = time.monotonic() + PATIENCE
-        poller = select.poll()
-        for fd, events in self.device.pollfds():
-            poller.register(fd, events)
-        while self.device.in_flight() and not (until and until()):
-            poller.poll(PATIENCE * 1000)
-            self.device.reap()
-            assert time.monotonic() < deadline, "timed out"
+        done = reap_until(lambda: not self.device.in_flight() or (until and until()), self.device, PATIENCE)
+        assert done, "timed out"
 
 
 def counts(device: libusb.LibusbDevice) -> list[int]:
@@ -122,10 +101,7 @@ def counts(device: libusb.LibusbDevice) -> list[int]:
     ended: list[Transfer] = []
     transfer.on_done = ended.append
     assert device.submit_control(transfer, COUNTS.size) == Status.COMPLETED
-    deadline = time.monotonic() + PATIENCE
-    while not ended:
-        device.reap()
-        assert time.monotonic() < deadline, "timed out"
+    assert reap_until(lambda: ended, device, PATIENCE), "timed out"
     return [*COUNTS.unpack(transfer.data[: COUNTS.size])]
 
 

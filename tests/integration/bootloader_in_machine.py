@@ -5,21 +5,22 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import struct
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
-from tests.integration.redirect_in_machine import wait
-from tests.integration.service_in_machine import PASSWORD, RUN, Service, configure, reachable
+from tests.integration.service_in_machine import CONTROL, PASSWORD, RUN, Service, configure, reachable
+from tests.machine.steps import Facts
+from tests.machine.usb import DEVICES, node
 from tools.lab.devices.acm import DTR, LINE_CODING, SET_CONTROL_LINE_STATE, SET_LINE_CODING
 from tools.lab.devices.bootloader import START, TOUCH
 from tools.lab.devices.dfu import DETACH_MILLISECONDS, DfuRequest
 from usbbridge.errors import UsbBridgeError
+from usbbridge.ipc.client import ServiceClient, connected
 from usbbridge.ipc.reload import judge_anew
 from usbbridge.loopback.tasks import Command, Control, Task
 from usbbridge.loopback.vm import LoopbackVm
@@ -77,8 +78,10 @@ def plugged(spec: str) -> Iterator[str]:
 
 
 class Steps:
-    def __init__(self, vm: LoopbackVm) -> None:
-        self.vm, self.service, self.port = vm, Service(), ""
+    """`vm_told` is an event counter that the VM counts up whenever something happens to it."""
+
+    def __init__(self, vm: LoopbackVm, vm_told: int) -> None:
+        self.vm, self.vm_told, self.service, self.port = vm, vm_told, Service(), ""
 
     def now(self) -> tuple[str, str]:
         """Ids and state of what is at the port."""
@@ -88,10 +91,17 @@ class Steps:
                 return f"{entry['vendor']:04x}:{entry['product']:04x}", status["state"]
         return "", ""
 
+    def wait_now(self, ids: str, state: str) -> None:
+        self.service.wait(lambda: self.now() == (ids, state))
+
     def attach(self, ids: str, **how: str) -> None:
-        wait(lambda: self.now() == (ids, "local"), 60)
+        self.wait_now(ids, "local")
         self.service.call("attach", device=self.port, **how)
-        wait(lambda: self.guest_has() == ids, 60)
+        self.wait_guest(ids)
+
+    def wait_guest(self, ids: str) -> None:
+        """Until the guest has this device."""
+        self.service.wait(lambda: self.guest_has() == ids, self.vm_told)
 
     def guest_has(self) -> str:
         with contextlib.suppress(UsbBridgeError):
@@ -108,19 +118,29 @@ class Steps:
         """The device changes, and is to be at the VM as that."""
         began = time.monotonic()
         self.change(work)
-        wait(lambda: self.now() == (ids, "attached"), 60)
+        self.wait_now(ids, "attached")
         took = time.monotonic() - began
-        wait(lambda: self.guest_has() == ids, 60)
+        self.wait_guest(ids)
         return {"seconds": took, "state": self.now()[1]}
 
     def stays(self, ids: str) -> dict[str, Any]:
         """What was not to be attached, is not."""
-        wait(lambda: self.now() == (ids, "local"), 60)
-        until = time.monotonic() + QUIET_SECONDS
-        states = {self.now()[1]}
-        while time.monotonic() < until:
+        self.wait_now(ids, "local")
+        until, states = time.monotonic() + QUIET_SECONDS, set()
+        with ServiceClient(connected([CONTROL])) as client, contextlib.suppress(TimeoutError):
+
+            def wait_for_more() -> None:
+                if not select.select([client], [], [], max(0.0, until - time.monotonic()))[0]:
+                    raise TimeoutError
+
+            client.call("subscribe")
             states.add(self.now()[1])
-            time.sleep(0.1)
+            client.before_waiting = wait_for_more
+            for kind, data in client.events():
+                if kind == "device" and data["device"]["entry"]["bus_port"] == self.port:
+                    states.add(data["state"])
+                elif kind == "device-gone" and data["id"].startswith(f"{self.port}#"):
+                    states.add(kind)
         return {"states": sorted(states)}
 
     def give_back(self, *, keep: bool = False) -> None:
@@ -149,17 +169,15 @@ class Steps:
         with plugged("bootloader") as self.port:
             self.attach(BOOT_LOADER)
             self.give_back(keep=True)
-            wait(lambda: self.now() == (BOOT_LOADER, "local"))
+            self.wait_now(BOOT_LOADER, "local")
             self.start_here()
             facts = self.stays(APPLICATION)
             self.service.call("forget", all=True)
         return facts
 
     def start_here(self) -> None:
-        number = int(Path(f"/sys/bus/usb/devices/{self.port}/devnum").read_text())
-        node = f"/dev/bus/usb/{int(self.port.partition('-')[0]):03}/{number:03}"
         request = struct.pack("@BBHHHIP", *START, 0, 0, 0, 5000, 0)
-        fd = os.open(node, os.O_RDWR)
+        fd = os.open(node(DEVICES / self.port), os.O_RDWR)
         with contextlib.suppress(OSError):  # it has gone before it answered
             fcntl.ioctl(fd, USBDEVFS_CONTROL, request)
         os.close(fd)
@@ -199,29 +217,24 @@ class Steps:
 
 
 def main() -> dict[str, object]:
-    facts: dict[str, object] = {}
-
-    def step(name: str, work: Callable[[], object]) -> None:
-        try:
-            facts[name] = work()
-        except BaseException:
-            facts[name] = traceback.format_exc()
-
+    facts = Facts()
     reachable()
-    with LoopbackVm(password=PASSWORD, channels=1) as vm:
+    told = os.eventfd(0, os.EFD_NONBLOCK)
+    with LoopbackVm(password=PASSWORD, channels=1, on_event=lambda _: os.eventfd_write(told, 1)) as vm:
         configure(vm)
         RULES.mkdir()
         (RULES / "50-boards.toml").write_text(IDENTITY)
         file = RUN / "usbbridge.toml"
         file.write_text(file.read_text().replace("[monitor]\n", f'[monitor]\nrules = ["{RULES}"]\n'))
-        steps = Steps(vm)
-        step("declared", steps.declared)
-        step("declared, not remembered", lambda: steps.declared(remember="no"))
-        step("held", steps.held)
-        step("another", steps.another)
-        step("undeclared", steps.undeclared)
-        step("not followed", steps.not_followed)
-        step("end", steps.end)
+        steps = Steps(vm, told)
+        facts.step("declared", steps.declared)
+        facts.step("declared, not remembered", lambda: steps.declared(remember="no"))
+        facts.step("held", steps.held)
+        facts.step("another", steps.another)
+        facts.step("undeclared", steps.undeclared)
+        facts.step("not followed", steps.not_followed)
+        facts.step("end", steps.end)
+    os.close(told)
     facts["violations"] = vm.violations
     facts["log"] = (RUN / "log").read_text()
     return facts

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from tests.integration.redirect_in_machine import IMAGE, SIZE, gadget, plug_in, wait
 from tests.integration.service_in_machine import PASSWORD, RUN, Service, configure, reachable
+from tests.machine.gadgets import IMAGE, plug_in_stick
 from usbbridge.loopback.vm import LoopbackVm
 
 FILE = RUN / "stick.pcapng"
@@ -61,13 +60,11 @@ def slow(vm: LoopbackVm) -> dict[str, object]:
 
 def main() -> dict[str, object]:
     reachable()
-    IMAGE.write_bytes(os.urandom(SIZE))
-    plug_in(gadget("stick", "mass_storage.0", {"lun.0/file": str(IMAGE)}), "usb-storage")
-    wait(lambda: Path("/dev/sda").exists())
+    plug_in_stick()
     with LoopbackVm(password=PASSWORD, channels=1) as vm:
         configure(vm)
         service = Service()
-        wait(lambda: service.is_in("local"))
+        service.wait(lambda: service.is_in("local"))
         service.call("attach", device="1-1")
         vm.mount(timeout=60)
         facts: dict[str, object] = {

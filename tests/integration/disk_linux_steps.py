@@ -12,9 +12,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from tests.machine.waiting import wait
 from usbbridge.backend.emulated.disk import open_disk, serial_number
 from usbbridge.errors import RefusedError
 
@@ -26,15 +26,6 @@ PARTITION = (2048, 4096)
 PORTS = (0, 1, 8, 9, 2)
 DEADLINE = 60.0
 "Seconds for the kernel to find all disks: it waits one for each, and the machine may be slow."
-
-
-def wait(what, seconds=DEADLINE):
-    """Poll `what` until it is true; there is no udev here to wait for."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.05)
-    return found
 
 
 def scsi_device(serial):
@@ -187,10 +178,10 @@ def main():
     specs[READ_ONLY] += ",ro"
     arguments = [word for port, spec in zip(PORTS, specs, strict=True) for word in (str(port), spec)]
     exporter = subprocess.Popen([sys.executable, "-m", "tools.lab.plug", *arguments])
-    found = [wait(lambda serial=serial: scsi_device(serial)) for serial in serials]
+    found = [wait(lambda serial=serial: scsi_device(serial), DEADLINE) for serial in serials]
     facts = {"disks": [describe(scsi) for scsi in found[:DISC]]}
     nodes = [disk["node"] for disk in facts["disks"]]
-    partition = wait(lambda: list(found[WRITABLE].glob("block/sd*/sd*1")))[0]
+    partition = wait(lambda: list(found[WRITABLE].glob("block/sd*/sd*1")), DEADLINE)[0]
     facts["partition"] = [int(attribute(partition, name)) for name in ("start", "size")]
     facts["hashes"] = [(sha256(nodes[i]), sha256(images[i])) for i in (WRITABLE, SUPER)]
     facts["opened_block_device"] = opened(nodes[WRITABLE])
@@ -206,7 +197,7 @@ def main():
     for port in PORTS:
         DETACH.write_text(str(port))
     facts["exporter"] = exporter.wait(DEADLINE)
-    wait(lambda: not any(Path(node).exists() for node in nodes))
+    wait(lambda: not any(Path(node).exists() for node in nodes), DEADLINE)
     facts["kernel"] = run("dmesg")[1].splitlines()[-60:]
     print(json.dumps(facts))
 

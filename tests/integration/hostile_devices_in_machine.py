@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.integration.backend_iso_in_machine import DEVICES, holders, node
+from tests.machine.usb import DEVICES, holders, node
+from tests.machine.waiting import reap_until
 from tools.lab.devices.misbehaving import IN, KINDS, OUT, REPORTS
 from tools.lab.plug import Port
 from usbbridge.backend import libusb
@@ -28,6 +29,8 @@ from usbbridge.usb.descriptors import parse_all
 TOGETHER = 8
 "Devices that are plugged in at once: the high-speed ports of the virtual controller."
 PATIENCE = 60.0
+CHUNK = 8192
+"Bytes: more than a line of the kernel's log can have."
 HANGING = 1.0
 "Seconds after which a transfer that does not end is cancelled."
 GET_DESCRIPTOR = bytes.fromhex("8006000100001200")
@@ -39,33 +42,51 @@ def plugged(kinds: Sequence[str]) -> Iterator[dict[str, Path]]:
     ports = {Port(number).bus_port: kind for number, kind in enumerate(kinds)}
     words = [word for n, kind in enumerate(kinds) for word in (str(n), f"misbehaving,kind={kind}")]
     command = [sys.executable, "-m", "tools.lab.plug", *words]
-    subprocess.run(["dmesg", "--clear"], check=True)  # the ports that were given up before are others' now
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as exporter:
+    with open_log() as log, subprocess.Popen(command, stdout=subprocess.PIPE) as exporter:
         try:
-            yield {ports[name]: DEVICES / name for name in _taken(exporter, set(ports))}
+            yield {ports[name]: DEVICES / name for name in _taken(exporter, log, set(ports))}
         finally:
             exporter.terminate()
             assert exporter.wait(PATIENCE) == 0
 
 
-def _taken(exporter: subprocess.Popen[bytes], waiting: set[str]) -> list[str]:
-    """Wait until the kernel has taken each device or given it up; BUS-PORT of those that it has taken."""
+@contextlib.contextmanager
+def open_log() -> Iterator[int]:
+    """The kernel's log from here on: in what it says of a port before, that was another device's."""
+    fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    os.lseek(fd, 0, os.SEEK_END)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _taken(exporter: subprocess.Popen[bytes], log: int, waiting: set[str]) -> list[str]:
+    """Wait until the kernel has taken each device, or given it up, of which only its log tells; BUS-PORT of those that
+    it has taken."""
     assert exporter.stdout is not None
-    deadline, taken, said = time.monotonic() + PATIENCE, [], b""
-    while waiting:
-        assert time.monotonic() < deadline, f"the kernel is not done with {waiting}"
-        # what the kernel gives up is told in its log only
-        if select.select([exporter.stdout], [], [], 0.5)[0]:
-            said += os.read(exporter.stdout.fileno(), 4096)
-        taken = re.findall(r"plugged (\S+)\n", said.decode())
-        waiting -= {*taken, *_given_up()}
+    deadline, said, taken, given_up = time.monotonic() + PATIENCE, b"", [], set()
+    while waiting - {*taken} - given_up:
+        left = deadline - time.monotonic()
+        assert left > 0, f"of {waiting} the kernel has taken {taken} and given up {given_up}"
+        ready = select.select([exporter.stdout, log], [], [], left)[0]
+        if exporter.stdout in ready:
+            read = os.read(exporter.stdout.fileno(), CHUNK)
+            assert read, "the exporter has ended"
+            said += read
+            taken = re.findall(r"plugged (\S+)\n", said.decode())
+        if log in ready:
+            given_up |= _given_up(log)
     return taken
 
 
-def _given_up() -> list[str]:
-    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
-    said = re.findall(r"usb usb(\d+)-port(\d+): unable to enumerate USB device", log)
-    return [f"{bus}-{port}" for bus, port in said]
+def _given_up(log: int) -> set[str]:
+    """BUS-PORT of the device that the next line of the log says the kernel has given up, if it does."""
+    try:
+        line = os.read(log, CHUNK).decode()
+    except BrokenPipeError:  # what came next has been overwritten; the next call reads what is left
+        return set()
+    return {f"{bus}-{port}" for bus, port in re.findall(r"usb usb(\d+)-port(\d+): unable to enumerate USB", line)}
 
 
 # ---- the monitor's view
@@ -122,25 +143,13 @@ def transfer(device: libusb.LibusbDevice, start: Callable[[Transfer], Status]) -
     if status is not Status.COMPLETED:
         device.give_back(t)
         return f"refused: {status.name}"
-    if not waited(device, ended, HANGING):
+    if not reap_until(lambda: ended, device, HANGING):
         device.cancel(t)
-        assert waited(device, ended, PATIENCE), "a cancelled transfer did not come back"
+        assert reap_until(lambda: ended, device, PATIENCE), "a cancelled transfer did not come back"
         device.give_back(t)
         return "hung"
     device.give_back(t)
     return Status(t.status).name
-
-
-def waited(device: libusb.LibusbDevice, ended: list[Transfer], seconds: float) -> bool:
-    """Reap until it has ended."""
-    deadline = time.monotonic() + seconds
-    poller = select.poll()
-    for fd, events in device.pollfds():
-        poller.register(fd, events)
-    while not ended and time.monotonic() < deadline:
-        poller.poll(100)
-        device.reap()
-    return bool(ended)
 
 
 # ---- the command

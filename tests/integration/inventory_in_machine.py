@@ -8,11 +8,11 @@ import json
 import os
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.machine.waiting import wait
 from usbbridge.monitor.inventory import devices
 from usbbridge.usb.entry import DeviceEntry
 from usbbridge.usb.selection import find
@@ -39,10 +39,7 @@ def plug_in() -> None:
         (GADGET / name).write_text(value)
     (GADGET / "configs/c.1/mass_storage.0").symlink_to(GADGET / "functions/mass_storage.0")
     (GADGET / "UDC").write_text("dummy_udc.0")
-    deadline = time.monotonic() + 20
-    while not Path("/dev/sda").exists():
-        assert time.monotonic() < deadline, "the drive did not appear"
-        time.sleep(0.02)
+    wait(Path("/dev/sda").exists)
 
 
 def stick() -> DeviceEntry:

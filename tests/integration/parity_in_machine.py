@@ -20,6 +20,8 @@ from tests.integration.parity.differences import OURS, REFERENCE, expected_packe
 from tests.integration.parity.guest import Guest, Heard
 from tests.integration.parity.script import Act, Script
 from tests.integration.parity.scripts import SCRIPTS
+from tests.machine.usb import DEVICES, node
+from tests.machine.waiting import wait_end
 from tools.lab.plug import Plugs, Port
 from usbbridge.backend import libusb_library
 from usbbridge.usb.ch9 import Speed
@@ -62,8 +64,7 @@ class Bench:
             self._plug(kind)
         folder = self._folders[kind]
         (folder / "bConfigurationValue").write_text("1")  # the device forgets whatever it was told to do
-        bus, number = (int((folder / name).read_text()) for name in ("busnum", "devnum"))
-        return Path(f"/dev/bus/usb/{bus:03}/{number:03}")
+        return node(folder)
 
     def _plug(self, kind: Kind) -> None:
         speed, resets = kind
@@ -78,7 +79,7 @@ class Bench:
         assert select.select([reader], [], [], PLUG_SECONDS)[0], f"{spec} was not plugged in"
         words = os.read(reader, 100).decode().split()
         os.close(reader)
-        self._servers[kind], self._folders[kind] = pid, Path("/sys/bus/usb/devices") / words[1]
+        self._servers[kind], self._folders[kind] = pid, DEVICES / words[1]
 
     def unplug(self, kind: Kind) -> None:
         """Pull it out, and wait for it to be gone."""
@@ -111,16 +112,11 @@ def _to_log() -> None:
 
 def _end(pid: int) -> str:
     """Wait for a process; how it ended, if not well."""
-    deadline = time.monotonic() + END_SECONDS
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            break
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return "did not end"
-        time.sleep(0.002)
+    if not wait_end(pid, END_SECONDS):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return "did not end"
+    _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return f"ended with {code}" if code else ""
 

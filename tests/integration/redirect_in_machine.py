@@ -1,98 +1,25 @@
 """Runs inside a machine with dummy_hcd and configfs gadgets, as root: real devices through the libusb backend and
 `usbbridge attach`. Prints what happened, as JSON by name; `test_redirect_usbfs.py` judges it."""
 
-import contextlib
-import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.fakes.guest import Rig
+from tests.machine.gadgets import DEVICE, IMAGE, KEYBOARD, digest, driver, gadget, plug_in, plug_in_stick, unplug
+from tests.machine.processes import NOBODY, as_user, children
+from tests.machine.steps import Facts
+from tests.machine.usb import holders, node
+from tests.machine.waiting import reap_until, wait, wait_end
 from usbbridge.backend import libusb
 from usbbridge.backend.base import Status, Transfer
 from usbbridge.errors import DeviceLostError
 from usbbridge.loopback.vm import LoopbackVm
 from usbbridge.usbredir.packets import InterruptPacket, StartInterruptReceiving
-
-GADGETS = Path("/sys/kernel/config/usb_gadget")
-INTERFACE = Path("/sys/bus/usb/devices/1-1:1.0")
-NODES = Path("/dev/bus/usb/001")
-IMAGE = Path("/dev/shm/image")
-SIZE = 8 << 20
-NOBODY = 65534
-REPORT_DESCRIPTOR = bytes.fromhex(
-    "05010906a101050719e029e715002501750195088102750895018101" + "95067508150025650507190029658100c0"
-)
-"A boot keyboard's (HID 1.11 appendix B.1)."
-
-
-def wait(what: Callable[[], object], seconds: float = 20.0) -> object:
-    """Poll until it is true; there is no udev here to wait for."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
-    return found
-
-
-def gadget(name: str, function: str, attributes: dict[str, str | bytes]) -> Path:
-    folder = GADGETS / name
-    for part in ("strings/0x409", "configs/c.1", f"functions/{function}"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    words = {"idVendor": "0x1d6b", "idProduct": "0x0104", "strings/0x409/serialnumber": name}
-    for attribute, value in words.items() | {(f"functions/{function}/{k}", v) for k, v in attributes.items()}:
-        (folder / attribute).write_bytes(value if isinstance(value, bytes) else value.encode())
-    (folder / f"configs/c.1/{function}").symlink_to(folder / f"functions/{function}")
-    return folder
-
-
-def plug_in(folder: Path, driver_name: str) -> None:
-    (folder / "UDC").write_text("dummy_udc.0")
-    wait(lambda: driver() == driver_name)
-
-
-def unplug(folder: Path) -> None:
-    (folder / "UDC").write_text("\n")
-    wait(lambda: not INTERFACE.exists())
-
-
-def driver() -> str:
-    """The driver of the device's interface; "" for none."""
-    try:
-        return (INTERFACE / "driver").readlink().name
-    except OSError:
-        return ""
-
-
-def node() -> Path:
-    number = int((INTERFACE.parent / "1-1/devnum").read_text())
-    return NODES / f"{number:03}"
-
-
-def holders() -> list[str]:
-    """Processes that have a USB device open."""
-    found = []
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if link.readlink().is_relative_to(NODES.parent):
-                found.append(link.parts[2])
-    return found
-
-
-def children(pid: int) -> list[int]:
-    """Process ids; the fourth field of /proc/PID/stat is the parent's."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    return [child for child, parent in parents.items() if parent == pid]
-
 
 # ---- the backend
 
@@ -107,7 +34,7 @@ def transfer(device: libusb.LibusbDevice, start: Callable[[Transfer], Status], d
     if started is not Status.COMPLETED:
         device.give_back(t)
         return int(started), b""
-    wait(lambda: device.reap() or ended)
+    assert reap_until(lambda: ended, device), "the transfer does not end"
     result = int(t.status), bytes(t.data[: t.actual])
     device.give_back(t)
     return result
@@ -119,30 +46,13 @@ def get_descriptor(t: Transfer) -> None:
 
 def in_an_unprivileged_process(work: Callable[[int], object]) -> object:
     """Run `work` as nobody, with the device's node opened by root; what it returned."""
-    fd = os.open(node(), os.O_RDWR)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            answer = work(fd)
-        except BaseException:
-            answer = traceback.format_exc()
-        os.write(writer, json.dumps(answer).encode())
-        os._exit(0)
-    os.close(writer)
-    os.close(fd)
-    answer = json.loads(os.read(reader, 1 << 16))
-    os.waitpid(pid, 0)
-    os.close(reader)
-    return answer
+    fd = os.open(node(DEVICE), os.O_RDWR)
+    return as_user(NOBODY, lambda: work(fd), fd)
 
 
 def unprivileged(fd: int) -> dict[str, object]:
     """Open, claim, use and close the drive."""
-    facts: dict[str, object] = {"may open": os.access(node(), os.R_OK)}
+    facts: dict[str, object] = {"may open": os.access(node(DEVICE), os.R_OK)}
     device = libusb.open_fd(fd, "1-1 the stick")
     configuration = device.configuration()
     assert configuration is not None
@@ -230,7 +140,7 @@ class Attached:
 
     def end(self) -> dict[str, object]:
         out, _ = self.process.communicate(timeout=60)
-        wait(lambda: not Path(f"/proc/{self.encoder}").exists())
+        assert wait_end(self.encoder), "the encoder outlives its command"
         return {"status": self.process.returncode, "lines": out.splitlines()}
 
 
@@ -244,7 +154,7 @@ def whole_drive() -> dict[str, object]:
         vm.wait_for_detach(timeout=60)
         facts |= attached.end() | {"driver": driver(), "violations": vm.violations, "holders": holders()}
         facts["written"] = IMAGE.read_bytes()[32768 : 32768 + len(data)] == data
-        wait(lambda: Path("/dev/sda").exists())
+        wait(Path("/dev/sda").exists)
         return facts
 
 
@@ -271,16 +181,12 @@ def unplugged(stick: Path) -> dict[str, object]:
         return facts | attached.end() | {"holders": holders()}
 
 
-def digest() -> str:
-    return hashlib.sha256(IMAGE.read_bytes()).hexdigest()
-
-
 # ---- reports
 
 
 def keyboard(hid: Path) -> dict[str, object]:
     """Reports of an interrupt endpoint, then the keyboard is unplugged while it is being received from."""
-    device = libusb.open_fd(os.open(node(), os.O_RDWR), "1-1 keyboard")
+    device = libusb.open_fd(os.open(node(DEVICE), os.O_RDWR), "1-1 keyboard")
     rig = Rig(device).attach()
     facts: dict[str, object] = {"driver attached": driver()}
     endpoint = next(e.address for i in device.configuration().interfaces for e in i.endpoints if e.address & 0x80)
@@ -298,13 +204,13 @@ def keyboard(hid: Path) -> dict[str, object]:
         got.extend((n, p.data) for n, p in rig.guest.ear.take() if isinstance(p, InterruptPacket))
         return sum(bool(data) for _, data in got) == len(sent)  # dummy_hcd adds an empty packet to each
 
-    wait(all_there)
+    assert reap_until(all_there, device), "some reports are missing"
     facts["numbered"] = [number for number, _ in got] == list(range(len(got)))
     facts["reports"] = [data for _, data in got if data] == sent
     unplug(hid)
     facts["error"] = "none"
     try:
-        wait(lambda: rig.settle() or False, 5.0)
+        reap_until(rig.settle, device, 5.0)
     except DeviceLostError as error:
         facts["error"] = str(error)
     facts["all back"] = [device.drain(0.0), device.in_flight()]
@@ -314,7 +220,7 @@ def keyboard(hid: Path) -> dict[str, object]:
 
 
 def keyboard_given_back() -> dict[str, object]:
-    device = libusb.open_fd(os.open(node(), os.O_RDWR), "1-1 keyboard")
+    device = libusb.open_fd(os.open(node(DEVICE), os.O_RDWR), "1-1 keyboard")
     rig = Rig(device).attach()
     endpoint = next(e.address for i in device.configuration().interfaces for e in i.endpoints if e.address & 0x80)
     rig.guest.say(StartInterruptReceiving(endpoint))
@@ -326,30 +232,19 @@ def keyboard_given_back() -> dict[str, object]:
 
 
 def steps() -> dict[str, object]:
-    facts: dict[str, object] = {}
-
-    def step(name: str, work: Callable[[], object]) -> None:
-        try:
-            facts[name] = work()
-        except BaseException:
-            facts[name] = traceback.format_exc()
-
-    IMAGE.write_bytes(os.urandom(SIZE))
-    stick = gadget("stick", "mass_storage.0", {"lun.0/file": str(IMAGE)})
-    plug_in(stick, "usb-storage")
-    wait(lambda: Path("/dev/sda").exists())
-    step("unprivileged", lambda: in_an_unprivileged_process(unprivileged))
-    step("whole drive", whole_drive)
+    facts = Facts()
+    stick = plug_in_stick()
+    facts.step("unprivileged", lambda: in_an_unprivileged_process(unprivileged))
+    facts.step("whole drive", whole_drive)
     for whom in ("encoder", "command", "vm"):
-        step(f"{whom} killed", lambda whom=whom: killed(whom))
-    step("unplugged", lambda: unplugged(stick))
+        facts.step(f"{whom} killed", lambda whom=whom: killed(whom))
+    facts.step("unplugged", lambda: unplugged(stick))
     if (stick / "UDC").read_text().strip():
         unplug(stick)
-    attributes = {"protocol": "1", "subclass": "1", "report_length": "8", "report_desc": REPORT_DESCRIPTOR}
-    hid = gadget("keys", "hid.usb0", attributes)
-    step("keyboard plugged in", lambda: plug_in(hid, "usbhid"))
-    step("keyboard given back", keyboard_given_back)
-    step("keyboard", lambda: keyboard(hid))
+    hid = gadget("keys", "hid.usb0", KEYBOARD)
+    facts.step("keyboard plugged in", lambda: plug_in(hid, "usbhid"))
+    facts.step("keyboard given back", keyboard_given_back)
+    facts.step("keyboard", lambda: keyboard(hid))
     return facts
 
 

@@ -6,17 +6,19 @@ import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.integration.redirect_in_machine import IMAGE, NODES, SIZE, children, digest, driver, gadget, plug_in, wait
+from tests.machine.gadgets import digest, driver, plug_in_stick
+from tests.machine.processes import children
+from tests.machine.steps import Facts
+from tests.machine.usb import NODES
+from tests.machine.waiting import Manager, poll_for, wait, wait_end, writes
 from usbbridge.ipc.client import ServiceClient, connected
 from usbbridge.loopback.vm import LoopbackVm
 
@@ -34,18 +36,13 @@ class Service:
     """`usbbridge service`, its processes, and a client of it."""
 
     def __init__(self) -> None:
-        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.manager.bind(str(RUN / "notify"))
-        self.manager.settimeout(60)
+        self.manager = Manager(str(RUN / "notify"))
         self.log = (RUN / "log").open("w")
-        environment = os.environ | {
-            "USBBRIDGE_CONFIG": str(RUN / "usbbridge.toml"),
-            "USBBRIDGE_MODE": "system",
-            "NOTIFY_SOCKET": str(RUN / "notify"),
-        }
+        environment = os.environ | self.manager.environment
+        environment |= {"USBBRIDGE_CONFIG": str(RUN / "usbbridge.toml"), "USBBRIDGE_MODE": "system"}
         command = [sys.executable, "-P", "-m", "usbbridge", "service"]
         self.process = subprocess.Popen(command, env=environment, stderr=self.log)
-        assert self.manager.recv(100) == b"READY=1"
+        self.manager.wait_ready()
 
     @property
     def parts(self) -> dict[str, int]:
@@ -71,6 +68,17 @@ class Service:
             client.patience = 60.0
             return client.call(method, **params)
 
+    def wait(self, look: Callable[[], object], *told: int) -> None:
+        """Wait for something of this service or of the kernel: the service writes into its log whatever happens to a
+        device and to its parts."""
+        with writes(RUN / "log") as lines:
+            wait(look, 60, lines, *told)
+
+    def wait_encoders(self) -> None:
+        """Wait until there are two, the one at work and the next. When the next is there nothing tells: it is nobody's
+        business but control's, and this kernel has no process events (CONFIG_PROC_EVENTS)."""
+        poll_for(lambda: len(self.encoders()) == 2, 60)
+
     def said(self, words: str) -> int:
         """How often that stands in its log."""
         return (RUN / "log").read_text().count(words)
@@ -95,7 +103,7 @@ def of_process(pid: int) -> dict[str, Any]:
         "uids": sorted(set(status["Uid"].split())),
         "capabilities": int(status["CapEff"], 16) | int(status["CapPrm"], 16),
         "no new privileges": status["NoNewPrivs"].strip(),
-        "nodes": sum(link.is_relative_to(NODES.parent) for link in links),
+        "nodes": sum(link.is_relative_to(NODES) for link in links),
         "fds": len(links),
         "RSS": int(status["VmRSS"].split()[0]),
     }
@@ -122,12 +130,12 @@ class Steps:
         self.service = Service()
 
     def attach(self) -> dict[str, Any]:
-        wait(lambda: self.service.is_in("local"))
+        self.service.wait(lambda: self.service.is_in("local"))
         status = self.service.call("attach", device="1-1")
         self.vm.mount(timeout=60)
         facts = {"state": status["state"], "driver": driver(), "same": read(self.vm)}
         parts = self.service.parts
-        wait(lambda: len(self.service.encoders()) == 2)
+        self.service.wait_encoders()
         facts |= {name: of_process(pid) for name, pid in parts.items()}
         return facts | {"encoder": of_process(status["encoder"]), "encoders": len(self.service.encoders())}
 
@@ -177,14 +185,14 @@ class Steps:
             self.vm.read_all(at_a_moment, timeout=60)
         except Exception as error:
             facts["read"] = type(error).__name__
-        wait(lambda: not Path(f"/proc/{pid[whom]}").exists(), 60)
-        wait(lambda: driver() == "usb-storage" or self.encoder() not in (None, pid[whom]), 60)
+        assert wait_end(pid[whom], 60), f"{whom} can't be killed"
+        self.service.wait(lambda: driver() == "usb-storage" or self.encoder() not in (None, pid[whom]))
         facts["placed"] = time.monotonic() - killed_at
-        wait(lambda: len(self.service.parts) == 2, 60)
+        self.service.wait(lambda: len(self.service.parts) == 2)
         if whom != "encoder":
-            wait(lambda: self.service.said("connected to the monitor") > connections, 60)
-        wait(lambda: self.service.is_in("attached") and self.encoder() != pid[whom], 60)
-        wait(lambda: len(self.service.encoders()) == 2, 60)
+            self.service.wait(lambda: self.service.said("connected to the monitor") > connections)
+        self.service.wait(lambda: self.service.is_in("attached") and self.encoder() != pid[whom])
+        self.service.wait_encoders()
         again = self.service.stick()
         assert again is not None
         self.vm.mount(timeout=60)
@@ -237,26 +245,17 @@ choices = "{RUN}/state/choices.json"
 
 
 def main() -> dict[str, object]:
-    facts: dict[str, object] = {}
-
-    def step(name: str, work: Callable[[], object]) -> None:
-        try:
-            facts[name] = work()
-        except BaseException:
-            facts[name] = traceback.format_exc()
-
+    facts = Facts()
     reachable()
-    IMAGE.write_bytes(os.urandom(SIZE))
-    plug_in(gadget("stick", "mass_storage.0", {"lun.0/file": str(IMAGE)}), "usb-storage")
-    wait(lambda: Path("/dev/sda").exists())
+    plug_in_stick()
     with LoopbackVm(password=PASSWORD, channels=1) as vm:
         configure(vm)
         steps = Steps(vm)
-        step("attach", steps.attach)
-        step("detach", steps.detach)
+        facts.step("attach", steps.attach)
+        facts.step("detach", steps.detach)
         for whom in ("encoder", "control", "monitor"):
-            step(f"{whom} killed", lambda whom=whom: steps.killed(whom))
-        step("end", steps.end)
+            facts.step(f"{whom} killed", lambda whom=whom: steps.killed(whom))
+        facts.step("end", steps.end)
     facts["violations"] = vm.violations
     facts["log"] = (RUN / "log").read_text()
     return facts

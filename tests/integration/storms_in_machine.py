@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -22,7 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fakes.guest import Rig
-from tests.integration.redirect_in_machine import gadget, wait
+from tests.machine.gadgets import IMAGE, gadget
+from tests.machine.usb import DEVICES, node
+from tests.machine.waiting import reap_until, wait
 from usbbridge.backend import libusb
 from usbbridge.redirect.quirks import NO_RESET
 from usbbridge.usb.ch9 import TransferType
@@ -37,8 +38,6 @@ COLLECT_EVERY: Final = 20
 "Rounds. What is only waiting for the collector would make the memory grow for hundreds of rounds, and is no leak."
 SECONDS: Final = 30.0
 "For one answer; the machine may be slow."
-SYSFS: Final = Path("/sys/bus/usb/devices")
-IMAGE: Final = Path("/dev/shm/image")
 SIZE: Final = 1 << 20
 
 PLUGGED: Final = ("fido", "acm", "ftdi", "camera", "headset", "isosource")
@@ -49,9 +48,7 @@ class Session:
     """A device of this machine, attached to a guest."""
 
     def __init__(self, bus_port: str, quirks: tuple[str, ...] = ()) -> None:
-        bus, number = (int((SYSFS / bus_port / name).read_text()) for name in ("busnum", "devnum"))
-        fd = os.open(f"/dev/bus/usb/{bus:03}/{number:03}", os.O_RDWR)
-        self.device = libusb.open_fd(fd, bus_port)
+        self.device = libusb.open_fd(os.open(node(DEVICES / bus_port), os.O_RDWR), bus_port)
         self.rig = Rig(self.device, quirks=quirks)
         self.said = 0
 
@@ -80,13 +77,7 @@ class Session:
 
     def until(self, there: Callable[[], bool]) -> None:
         """Work until it is true, waiting for the device in between."""
-        deadline = time.monotonic() + SECONDS
-        while not there():
-            assert time.monotonic() < deadline, "timed out"
-            poller = select.poll()
-            for fd, events in self.device.pollfds():
-                poller.register(fd, events)
-            poller.poll(1000)
+        assert reap_until(there, self.device, SECONDS), "timed out"
 
     def works(self) -> None:
         """The device answers."""
@@ -299,7 +290,7 @@ def main() -> dict[str, object]:
     places = {"stick": "1-1"}
     stick = gadget("stick", "mass_storage.0", {"lun.0/file": str(IMAGE)})
     (stick / "UDC").write_text("dummy_udc.0")
-    wait(lambda: (SYSFS / "1-1:1.0").exists())
+    wait((DEVICES / "1-1:1.0").exists)
     facts: dict[str, object] = {}
     with plugged() as found:
         places |= found

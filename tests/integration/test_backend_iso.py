@@ -3,57 +3,27 @@
 Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
+from tests.integration.uml import needs_uml, of, run
+
 PATIENCE = 400
 "Seconds for all steps; they take some 40 on a machine that has nothing else to do."
 
 pytestmark = [
-    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    needs_uml,
     pytest.mark.timeout(PATIENCE + 20),
 ]
 
 COMPLETED, ERROR, OVERFLOW = 0, 1, 6
 
 
-def shown() -> Path:
-    """The machine has this one's files, but a /tmp of its own in which it shows one folder of ours."""
-    hidden = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
-    return Path(os.path.commonpath(hidden)) if hidden else ROOT
-
-
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened in each step, in one boot."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": str(PATIENCE), "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", sys.executable, str(HERE / "backend_iso_in_machine.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer: dict[str, Any] = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line[:1] == "{"))
-    return answer
-
-
-@pytest.fixture
-def step(said: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The facts of one step; its traceback if it failed."""
-    facts = said[request.param]
-    assert isinstance(facts, dict), facts
-    return facts
-
-
-def of(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("step", [name], indirect=True, ids=[""])
+    return run("backend_iso_in_machine.py", patience=PATIENCE)
 
 
 @pytest.mark.parametrize(

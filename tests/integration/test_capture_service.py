@@ -4,44 +4,28 @@ Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/
 """
 
 import base64
-import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
+from tests.integration.uml import needs_uml, run
+
 STICK = "1-1 1d6b:0104 Linux Foundation Multifunction Composite Gadget"
 
 pytestmark = [
-    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    needs_uml,
     pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed"),
     pytest.mark.timeout(300),
 ]
 
 
-def shown() -> Path:
-    """The machine has this one's files, but a /tmp of its own in which it shows one folder of ours."""
-    hidden = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
-    return Path(os.path.commonpath(hidden)) if hidden else ROOT
-
-
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened, in one boot."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": "250", "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", sys.executable, str(HERE / "capture_in_machine.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return run("capture_in_machine.py", patience=250)
 
 
 def dissected(file: Path, show: str) -> int:

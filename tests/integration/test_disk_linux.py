@@ -3,40 +3,22 @@
 Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
+from tests.integration.uml import needs_uml, run
+
 WRITABLE, READ_ONLY, SUPER, HUGE = range(4)
 
 pytestmark = [
     pytest.mark.timeout(200),
-    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    needs_uml,
 ]
-
-
-def shown() -> Path:
-    """The machine has this one's files, but a /tmp of its own in which it shows one folder of ours."""
-    hidden = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
-    return Path(os.path.commonpath(hidden)) if hidden else ROOT
 
 
 @pytest.fixture(scope="module")
 def kernel():
     """What the kernel made of five disks plugged in at once, in one boot."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": "150", "PYTHONPATH": str(ROOT)}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
-    command = [str(UML), "--", sys.executable, str(HERE / "disk_linux_steps.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return run("disk_linux_steps.py", patience=150)
 
 
 def test_disks_appear_with_their_size_model_and_speed(kernel):

@@ -4,27 +4,20 @@ time and memory; and is given back.
 Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.uml import needs_uml, run
 from tools.lab.devices.misbehaving import KINDS
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
 PATIENCE = 900
 "Seconds for all kinds; they take some 120 on a machine that has nothing else to do."
 MEMORY = 100 << 10
 "KiB that no process of ours may exceed; an encoder has some 30 MiB."
 
 pytestmark = [
-    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    needs_uml,
     pytest.mark.timeout(PATIENCE + 20),
 ]
 
@@ -35,22 +28,10 @@ MALFORMED = {"device-shorter", "endpoint-length-0", "endpoint-length-4", "total-
 "Kinds that Linux takes and nobody can use."
 
 
-def shown() -> Path:
-    """The machine has this one's files, but a /tmp of its own in which it shows one folder of ours."""
-    hidden = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
-    return Path(os.path.commonpath(hidden)) if hidden else ROOT
-
-
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened with each kind, in one boot."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": str(PATIENCE), "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", sys.executable, str(HERE / "hostile_devices_in_machine.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer: dict[str, Any] = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line[:1] == "{"))
-    return answer
+    return run("hostile_devices_in_machine.py", patience=PATIENCE)
 
 
 def facts(said: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -3,33 +3,19 @@
 Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
+from tests.integration.uml import needs_uml, run
 
-pytestmark = pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML")
+pytestmark = needs_uml
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What was said of the drive in each state, in one boot."""
-    # The machine sees this one's files, except that /tmp is its own; UML_OUT shows it the tree even there.
-    environment = os.environ | {"UML_OUT": str(ROOT), "UML_TIMEOUT": "50", "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", os.path.realpath(sys.executable), str(HERE / "inventory_in_machine.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return run("inventory_in_machine.py", patience=50)
 
 
 def test_the_drive_is_described(said: dict[str, Any]) -> None:

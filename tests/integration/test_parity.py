@@ -7,11 +7,6 @@ meant to differ is listed in parity/differences.py.
 """
 
 import ctypes.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,34 +14,21 @@ from tests.integration.parity.differences import DIFFERENCES, ENDED, OURS, REFER
 from tests.integration.parity.guest import Heard
 from tests.integration.parity.script import Script
 from tests.integration.parity.scripts import SCRIPTS
+from tests.integration.uml import needs_uml, run_lines
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
 MACHINE_SECONDS = 280
 
 pytestmark = [
-    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    needs_uml,
     pytest.mark.skipif(ctypes.util.find_library("usbredirhost") is None, reason="libusbredirhost1 is not installed"),
     pytest.mark.timeout(MACHINE_SECONDS + 20),
 ]
 
 
-def shown() -> Path:
-    """The machine has this one's files, but a /tmp of its own in which it shows one folder of ours."""
-    hidden = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
-    return Path(os.path.commonpath(hidden)) if hidden else ROOT
-
-
 @pytest.fixture(scope="module")
 def heard() -> dict[str, dict[str, Heard]]:
     """What the guests heard, by script, host and step; one boot for all."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": str(MACHINE_SECONDS), "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", sys.executable, str(HERE / "parity_in_machine.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    facts = run_lines("parity_in_machine.py", patience=MACHINE_SECONDS)
     for each in facts:  # pytest shows it if something fails
         print(f"---- {each['script']}: {each['seconds']:.2f} s\n{each['log']}")
     return {each["script"]: each["heard"] for each in facts}

@@ -3,18 +3,14 @@
 Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
 """
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.integration.test_service_control import HERE, ROOT, UML, shown
+from tests.integration.uml import needs_uml, of, run
 
 pytestmark = [
-    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    needs_uml,
     pytest.mark.timeout(300),
 ]
 
@@ -26,25 +22,7 @@ CHANGES = ("started", "touched", "started again", "detached")
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened in each step, in one boot."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": "280", "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", sys.executable, str(HERE / "bootloader_in_machine.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-@pytest.fixture
-def step(said: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The facts of one step; its traceback, and what the service said, if it failed."""
-    facts = said[request.param]
-    assert isinstance(facts, dict), f"{facts}\n{said['log']}"
-    return facts
-
-
-def of(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("step", names, indirect=True)
+    return run("bootloader_in_machine.py", patience=280)
 
 
 @of("declared", "declared, not remembered")

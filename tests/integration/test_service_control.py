@@ -3,24 +3,18 @@
 Needs the user-mode Linux launcher: the path in USBBRIDGE_UML, or ../shared/lab/uml beside the repository.
 """
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-UML = Path(os.environ.get("USBBRIDGE_UML", ROOT.parent / "shared/lab/uml"))
+from tests.integration.uml import needs_uml, of, run
 
 ROUNDS = int(os.environ.get("USBBRIDGE_ROUNDS", "1"))
 "How often each process is killed: a hundred times take half an hour."
 
 pytestmark = [
-    pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML"),
+    needs_uml,
     pytest.mark.timeout(240 + 30 * ROUNDS),
 ]
 
@@ -29,34 +23,10 @@ USER = ["1"]
 CONTROL_KIB, ENCODER_KIB = 38 << 10, 25 << 10
 
 
-def shown() -> Path:
-    """The machine has this one's files, but a /tmp of its own in which it shows one folder of ours."""
-    hidden = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
-    return Path(os.path.commonpath(hidden)) if hidden else ROOT
-
-
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened in each step, in one boot."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": str(220 + 30 * ROUNDS), "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", sys.executable, str(HERE / "service_in_machine.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-@pytest.fixture
-def step(said: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The facts of one step; its traceback, and what the service said, if it failed."""
-    facts = said[request.param]
-    assert isinstance(facts, dict), f"{facts}\n{said['log']}"
-    return facts
-
-
-def of(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("step", [name], indirect=True, ids=[""])
+    return run("service_in_machine.py", patience=220 + 30 * ROUNDS)
 
 
 @of("attach")

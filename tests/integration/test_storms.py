@@ -5,16 +5,13 @@ kernel's waits in resets. Needs the user-mode Linux launcher: the path in USBBRI
 repository.
 """
 
-import json
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from tests.integration.storms_in_machine import STORMS
-from tests.integration.test_redirect_usbfs import HERE, ROOT, UML, shown
+from tests.integration.uml import needs_uml, run
 
 ROUNDS = int(os.environ.get("USBBRIDGE_ROUNDS", "5"))
 MACHINE_SECONDS = 200 + 10 * ROUNDS
@@ -31,21 +28,14 @@ KERNEL = 4 << 10
 @pytest.fixture(scope="module")
 def left() -> dict[str, Any]:
     """What each storm left, all in one boot and one process."""
-    environment = os.environ | {"UML_OUT": str(shown()), "UML_TIMEOUT": str(MACHINE_SECONDS), "PYTHONPATH": str(ROOT)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [str(UML), "--", sys.executable, str(HERE / "storms_in_machine.py"), str(ROUNDS)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    *_, last = done.stdout.splitlines()  # before it, each storm by itself: for whoever watches, and after a time-out
-    answer: dict[str, Any] = json.loads(last)
-    return answer
+    return run("storms_in_machine.py", ROUNDS, patience=MACHINE_SECONDS)
 
 
 def test_there_are_two_dozen() -> None:
     assert len(STORMS) == 24
 
 
-@pytest.mark.skipif(not UML.exists(), reason=f"no user-mode Linux at {UML}; set USBBRIDGE_UML")
+@needs_uml
 @pytest.mark.timeout(MACHINE_SECONDS + 100)
 @pytest.mark.parametrize("name", STORMS)
 def test_a_storm_leaves_nothing_and_a_working_device(left: dict[str, Any], name: str) -> None:

@@ -41,7 +41,7 @@ HUB_SPEEDS: Final = {False: "480", True: "5000"}
 
 ATTEMPTS: Final = 100
 PAUSE: Final = 0.02
-"How often, and after how many seconds, a port that is still taken is tried again."
+"How often, and after how many seconds, a port that is still taken is tried again: there is nothing to wait for."
 
 NETLINK_KOBJECT_UEVENT: Final = 15
 KERNEL_EVENTS: Final = 1
@@ -79,7 +79,10 @@ class Port:
 
     @staticmethod
     def _write_attach(text: str) -> None:
-        """The controller tells nobody when it is done with the device that was there before."""
+        """The controller tells nobody when it is done with the device that was there before: its attribute `status`
+        can't be polled, as it never calls sysfs_notify, and the end of the device on the bus, of which there is an
+        event, is the work of another thread (Linux, drivers/usb/usbip/vhci_hcd.c, vhci_shutdown_connection and
+        vhci_device_reset)."""
         for _ in range(ATTEMPTS):
             try:
                 (CONTROLLER / "attach").write_text(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.e2e.checks.common import expect, load, report
 from tests.e2e.checks.drivers import arguments, child, identity, interface_of
-from tests.e2e.checks.serialport import RATES, SerialPort, poll_for
+from tests.e2e.checks.serialport import RATES, SerialPort
 
 SIZES = (1, 63, 64, 65, 511, 512, 513, 1024, 4096, 20000)
 "About the size of a packet, at full and high speed; and many."
@@ -40,11 +40,13 @@ def switch(port: SerialPort) -> dict[str, object]:
     """DTR is plugged to DCD, RTS to DSR, a break comes back; the driver hears of it by notifications."""
     for names, answer in (((), set()), (("RTS",), {"DSR"}), (("DTR",), {"DCD"}), (("DTR", "RTS"), {"DCD", "DSR"})):
         port.set_lines(*names)
-        poll_for(partial(shows, port, {*names} | answer), f"answer to {names or 'nothing'} being on")
+        port.wait_lines(partial(shows, port, {*names} | answer), f"answer to {names or 'nothing'} being on")
     before = port.counters()["brk"]
     termios.tcsendbreak(port.fd, 0)
-    poll_for(lambda: port.counters()["brk"] > before, "break")
-    return {"breaks": port.counters()["brk"] - before}
+    expect(port.exchange(b"", wanted=1) == b"\0", "the break has not come as a zero byte, as a raw terminal has it")
+    breaks = port.counters()["brk"] - before
+    expect(breaks > 0, "the break that came is not counted")
+    return {"breaks": breaks}
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Final
 
-from tests.e2e.checks.common import DEVICES, PATIENCE, expect, fail, node, report
+from tests.e2e.checks.common import PATIENCE, expect, fail, report
+from tests.machine.usb import DEVICES, node
 from usbbridge.backend import libusb
 from usbbridge.backend.base import Status, Transfer
 from usbbridge.errors import DeviceError

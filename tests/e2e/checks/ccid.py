@@ -2,7 +2,8 @@
 
     python -m tests.e2e.checks.ccid
 
-pcscd is started here if it doesn't run. It finds the reader by looking, when it starts: it needs no udevd for that.
+pcscd is started here if it doesn't run, with the socket that it is to serve, as systemd does it: who connects to that
+early waits. It finds the reader by looking, when it starts: it needs no udevd for that.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import hashlib
 import hmac
 import os
 import signal
+import socket
 import struct
 import subprocess
 import time
@@ -23,6 +25,8 @@ from tools.lab.devices.card import AID, ATR, CONTENT, CONTENT_FILE, KEY, NOTES_F
 from tools.lab.devices.ccid import PRODUCT, VENDOR
 
 DAEMON = "/usr/sbin/pcscd"
+SERVE_INPUT = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null'
+"For a shell: run a daemon with its socket, which is standard input, where sd_listen_fds(3) looks for it."
 SOCKET = Path("/run/pcscd/pcscd.comm")
 LOG = Path("/tmp/pcscd.log")
 
@@ -72,7 +76,7 @@ class Pcsc:
         converted = [c_ulong(each) if isinstance(each, int) else each for each in arguments]
         result = int(function(*converted)) & 0xFFFFFFFF
         if result not in ok:
-            fail(f"{name} answers {result:#x}")
+            fail(f"{name} answers {result:#x}:\n{daemon_says()}")
         return result
 
     def readers(self) -> list[str]:
@@ -141,22 +145,18 @@ def daemon() -> Iterator[None]:
         return
     expect(Path(DAEMON).exists(), f"{DAEMON} is not installed")
     SOCKET.parent.mkdir(exist_ok=True)
-    with LOG.open("wb") as log:
-        process = subprocess.Popen([DAEMON, "--foreground", "--info"], stdout=log, stderr=log)
+    command = ["/bin/sh", "-c", SERVE_INPUT, DAEMON, "--foreground", "--info"]
+    with LOG.open("wb") as log, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(SOCKET))
+        listener.listen()
+        process = subprocess.Popen(command, stdin=listener, stdout=log, stderr=log)
+    # The socket is pcscd's only now: should it end, nobody waits for it any longer.
     try:
-        _wait_socket(process)
         yield
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
-
-
-def _wait_socket(process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not SOCKET.exists():
-        expect(process.poll() is None, f"pcscd ends: {daemon_says()}")
-        expect(time.monotonic() < deadline, "pcscd opens no socket")
-        time.sleep(0.05)
+        SOCKET.unlink()
 
 
 def daemon_says() -> str:

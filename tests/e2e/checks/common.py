@@ -9,27 +9,21 @@ import ctypes
 import fcntl
 import json
 import os
-import select
 import shutil
-import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn, TypeVar
+
+from tests.machine import waiting
+from tests.machine.usb import DEVICES, node
 
 T = TypeVar("T")
 
 PATIENCE = 120.0
 "Seconds for what takes one or two on a quiet machine; an emulated one under load is many times slower."
-NETLINK_KOBJECT_UEVENT = 15
-KERNEL_EVENTS = 1
-"The multicast group of the kernel's own uevents (Linux, lib/kobject_uevent.c)."
-
-DEVICES = Path("/sys/bus/usb/devices")
-
 USBDEVFS_CONTROL = 0xC0185500
 CONTROL_TRANSFER = struct.Struct("@BBHHHIP")
 "struct usbdevfs_ctrltransfer of 64-bit Linux; the timeout is in milliseconds."
@@ -60,19 +54,13 @@ def program(argv: list[str], *, input: str = "", ok: Iterable[int] = (0,)) -> su
     return done
 
 
-def wait_for(look: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
-    """The first true result of `look`, called again after each of the kernel's events."""
-    deadline = time.monotonic() + seconds
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT) as events:
-        events.bind((0, KERNEL_EVENTS))
-        while not (found := look()):
-            left = deadline - time.monotonic()
-            # Some of what is waited for follows its event: a device node, for instance.
-            if left <= 0:
-                fail(f"no {what} within {seconds:.0f} s")
-            if select.select([events], [], [], min(left, 1.0))[0]:
-                events.recv(1 << 16)
-    return found
+def wait_for(look: Callable[[], T], what: str, *told: int, seconds: float = PATIENCE) -> T:
+    """The first true result of `look`, called again after each of the kernel's uevents, and whenever there is something
+    to read from one of the descriptors `told`, which must not block."""
+    try:
+        return waiting.wait(look, seconds, *told)
+    except TimeoutError:
+        fail(f"no {what} within {seconds:.0f} s")
 
 
 def usb_device(vendor: int, product: int) -> Path:
@@ -95,12 +83,6 @@ def _words(folder: Path, *names: str) -> tuple[int, ...]:
         return tuple(int((folder / name).read_text(), 16) for name in names)
     except (OSError, ValueError):
         return ()
-
-
-def node(folder: Path) -> Path:
-    """The usbfs node of a device."""
-    bus, number = (int((folder / name).read_text()) for name in ("busnum", "devnum"))
-    return Path(f"/dev/bus/usb/{bus:03}/{number:03}")
 
 
 def control_in(folder: Path, kind: int, request: int, *, length: int, value: int = 0, index: int = 0) -> bytes:

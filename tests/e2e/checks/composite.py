@@ -11,10 +11,11 @@ import struct
 from pathlib import Path
 
 from tests.e2e.checks import acm, ethernet
-from tests.e2e.checks.common import DEVICES, PATIENCE, expect, fail, load, report, wait_for
+from tests.e2e.checks.common import PATIENCE, expect, fail, load, report, wait_for
 from tests.e2e.checks.drivers import child, identity, interface_of
 from tests.e2e.checks.printer import Line
 from tests.e2e.checks.serialport import SerialPort
+from tests.machine.usb import DEVICES
 from tools.lab.devices.composite import DEFAULT_PARTS, DISK_BYTES, disk_content
 from tools.lab.devices.keyboard import WORD
 from tools.lab.devices.printer import EXIT_LANGUAGE

@@ -5,9 +5,9 @@ import re
 import socket
 from pathlib import Path
 
-from tests.e2e.checks.common import expect, fail, load, program, report
+from tests.e2e.checks.common import expect, fail, load, program, report, wait_for
 from tests.e2e.checks.drivers import arguments, attribute, child, identity, interface_of
-from tests.e2e.checks.serialport import poll_for
+from tests.machine.waiting import netlink
 from tools.lab.devices.peer import ADDRESS, NETWORK, OTHER_ADDRESS
 
 PING_SIZES = (56, 1472)
@@ -18,6 +18,8 @@ DATAGRAMS = 200
 AT_ONCE = 8
 "Datagrams under way: fewer than the adapter keeps for a host that doesn't fetch them."
 MAX_DATAGRAM = 1472
+RTMGRP_LINK = 1
+"The multicast group of changes of network interfaces (rtnetlink(7))."
 PATIENCE = 10.0
 
 
@@ -63,7 +65,8 @@ def bring_up(link: str) -> str:
     folder = Path("/sys/class/net") / link
     program(["ip", "address", "replace", f"{OTHER_ADDRESS}/{NETWORK.rpartition('/')[2]}", "dev", link])
     program(["ip", "link", "set", link, "up"])
-    poll_for(lambda: attribute(folder, "carrier") == "1", f"carrier of {link}")
+    with netlink(socket.NETLINK_ROUTE, RTMGRP_LINK) as links:
+        wait_for(lambda: attribute(folder, "carrier") == "1", f"carrier of {link}", links)
     return attribute(folder, "address")
 
 

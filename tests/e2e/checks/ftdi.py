@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.e2e.checks.common import expect, fail, load, report
 from tests.e2e.checks.drivers import arguments, attribute, child, identity, interface_of
-from tests.e2e.checks.serialport import RATES, SerialPort, poll_for
+from tests.e2e.checks.serialport import RATES, SerialPort
 from tools.lab.devices.ftdi import generated
 
 SIZES = (1, 61, 62, 63, 64, 124, 509, 510, 511, 512, 1020, 4096, 20000)
@@ -33,16 +33,19 @@ def loop(port: SerialPort) -> dict[str, object]:
 
 
 def switch(port: SerialPort) -> dict[str, object]:
-    """DTR is plugged to DSR and DCD, RTS to CTS. The driver asks for the lines, and is told of changes with data."""
+    """DTR is plugged to DSR and DCD, RTS to CTS. The driver asks for the lines, and is told of changes with data: what
+    came before a byte is counted when the byte is there."""
     port.set_lines()
-    poll_for(lambda: not port.lines(), "end of all lines")
+    expect(not port.lines(), "with nothing on, something is")
     before = port.counters()
     for names, answer in ((("RTS",), {"CTS"}), (("DTR",), {"DSR", "DCD"}), ((), set())):
         port.set_lines(*names)
         found = port.lines()
         expect(found == {*names} | answer, f"with {names or 'nothing'} on, {found or 'nothing'} is")
-    poll_for(lambda: min(changes(port, before).values()) >= 2, "count of changed lines")
-    return {"line_changes": changes(port, before)}
+    expect(port.exchange(b"!") == b"!", "another byte came back")
+    counted = changes(port, before)
+    expect(min(counted.values()) >= 2, f"of two changes of each line were counted: {counted}")
+    return {"line_changes": counted}
 
 
 def changes(port: SerialPort, before: dict[str, int]) -> dict[str, int]:

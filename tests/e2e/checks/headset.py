@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.checks.common import PATIENCE, expect, fail, load, node, program, report, usb_device, wait_for
+from tests.e2e.checks.common import PATIENCE, expect, fail, load, program, report, usb_device, wait_for
+from tests.machine.usb import node
 from tools.lab.devices.describe import VENDOR
 from tools.lab.devices.headset import FORGET, GET_HEARD, HEARD_SIZE, PRESS, PRODUCT
 from tools.lab.devices.patterns import SAMPLE_SIZE, SoundJudge, missing_frames, ramp

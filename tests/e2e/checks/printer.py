@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.checks.common import PATIENCE, control_in, control_out, expect, fail, load, report, usb_device, wait_for
+from tests.machine.waiting import poll_for
 from tools.lab.devices.describe import VENDOR
 from tools.lab.devices.printer import (
     ENDLESS,
@@ -128,11 +129,16 @@ def run_out_of_paper(line: Line, folder: Path, number: int) -> None:
     control_out(folder, *SET_PAPER, value=PAPER_KIB)
     rest = memoryview(data + EXIT_LANGUAGE)
     rest = rest[line.write_some(rest) :]
-    deadline = time.monotonic() + PATIENCE
-    while line.status() != SELECTED | PAPER_EMPTY:
-        expect(time.monotonic() < deadline, f"the port status is {line.status():#x} without paper")
+
+    def starved() -> bool:
+        nonlocal rest
         rest = rest[line.try_write(rest) :]
-        time.sleep(0.05)
+        return line.status() == SELECTED | PAPER_EMPTY
+
+    try:
+        poll_for(starved, PATIENCE)  # a printer tells its port status only if it is asked: there is no notification
+    except TimeoutError:
+        fail(f"the port status is {line.status():#x} without paper")
     expect(len(rest) > len(EXIT_LANGUAGE), "all was taken without paper")
     control_out(folder, *SET_PAPER, value=ENDLESS)
     line.write(bytes(rest))

@@ -1,13 +1,15 @@
 """A terminal device used raw, as a program that drives a machine over a serial line does."""
 
 import array
+import contextlib
 import fcntl
 import os
 import select
+import signal
 import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tests.e2e.checks.common import PATIENCE, fail
 
@@ -18,7 +20,7 @@ RATES = {
     921600: termios.B921600,
     3000000: termios.B3000000,
 }
-TIOCGICOUNT = 0x545D
+TIOCMIWAIT, TIOCGICOUNT = 0x545C, 0x545D
 COUNTERS = ("cts", "dsr", "rng", "dcd", "rx", "tx", "frame", "overrun", "parity", "brk", "buf_overrun")
 "Fields of struct serial_icounter_struct (Linux, include/uapi/linux/serial.h)."
 LINES = {
@@ -28,17 +30,23 @@ LINES = {
     "DSR": termios.TIOCM_DSR,
     "DCD": termios.TIOCM_CAR,
 }
+INPUTS = termios.TIOCM_CTS | termios.TIOCM_DSR | termios.TIOCM_CAR
+"Lines whose changes a driver tells of."
 CHUNK = 4096
-PAUSE = 0.02
+RELOOK = 1.0
+"Seconds to wait for a change that may have been before: drivers miss one that comes as they begin to wait."
 
 
-def poll_for(look: Callable[[], bool], what: str) -> None:
-    """Wait for a state of a driver that no event tells of."""
-    end = time.monotonic() + PATIENCE
-    while not look():
-        if time.monotonic() > end:
-            fail(f"no {what} within {PATIENCE:.0f} s")
-        time.sleep(PAUSE)
+@contextlib.contextmanager
+def interrupted(seconds: float) -> Iterator[None]:
+    """What waits in the kernel is interrupted (EINTR) each time when so much time has gone by."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class SerialPort:
@@ -87,6 +95,16 @@ class SerialPort:
         """DTR and RTS: on if named, off otherwise."""
         bits = sum(LINES[name] for name in names)
         fcntl.ioctl(self.fd, termios.TIOCMSET, struct.pack("I", bits))
+
+    def wait_lines(self, look: Callable[[], bool], what: str) -> None:
+        """Until it is true of the modem lines, looked at after each of their changes (TIOCMIWAIT in ioctl_tty(2))."""
+        end = time.monotonic() + PATIENCE
+        with interrupted(RELOOK):
+            while not look():
+                if time.monotonic() > end:
+                    fail(f"no {what} within {PATIENCE:.0f} s")
+                with contextlib.suppress(InterruptedError):
+                    fcntl.ioctl(self.fd, TIOCMIWAIT, INPUTS)
 
     def counters(self) -> dict[str, int]:
         """What the driver has counted: changes of lines, bytes, errors."""

@@ -17,7 +17,8 @@ import select
 import struct
 from pathlib import Path
 
-from tests.e2e.checks.common import expect, load, node, report, usb_device, wait_for
+from tests.e2e.checks.common import expect, load, report, usb_device, wait_for
+from tests.machine.usb import node
 
 VENDOR, PRODUCT = 0x0525, 0xA4A0
 "Gadget zero's, which usbtest knows (NetChip's, given to Linux)."

@@ -1,4 +1,4 @@
-"""Emulated disks on image files with known content."""
+"""Emulated disks on image files with known content, and a device with the probe."""
 
 import os
 import random
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.backend.bulk_only_host import Host
+from tests.unit.backend.probe import Owner, Probe
+from usbbridge.backend.emulated.device import EmulatedDevice
 from usbbridge.backend.emulated.disk import open_disk
 
 BLOCKS = 64
@@ -60,3 +62,21 @@ def as_nobody(tmp_path: Path) -> Callable[[], AbstractContextManager[None]]:
             os.seteuid(me)
 
     return as_nobody
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe()
+
+
+@pytest.fixture
+def device(probe: Probe) -> Iterator[EmulatedDevice]:
+    """The device that the probe is."""
+    made = EmulatedDevice(probe, "probe")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def owner(device: EmulatedDevice) -> Owner:
+    return Owner(device)

@@ -3,6 +3,7 @@
 
 import functools
 import socket
+import time
 from collections.abc import Callable
 
 from usbbridge.encoder.writer import Parts
@@ -54,6 +55,7 @@ class SpiceLink:
             compression=compression,
             unix_socket=unix,
             link_rate=functools.partial(delivery_rate, linked.sock),
+            clock=time.perf_counter,
         )
         self._rest, self._host = linked.rest, host
         self.buffer, self.received = self._channel.buffer, self._channel.received

@@ -4,7 +4,6 @@ Message boundaries mean nothing to the stream. Sending is the caller's: `frame(s
 or what `compress()` made of them.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -59,11 +58,11 @@ class UsbredirChannel(Channel):
         compression: Compression = "auto",
         unix_socket: bool = False,
         link_rate: Callable[[], float] = float,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = float,
         handler: Handler | None = None,
     ) -> None:
         """`link_rate` tells what the connection carries, in bytes a second, 0 if that is not known; `clock` gives
-        seconds."""
+        seconds, without which compressing takes no time."""
         self._inner, self._link_rate, self._clock = inner, link_rate, clock
         super().__init__(link, handler, stream=inner, stream_type=SpicevmcMessage.DATA)
         agreed = SpicevmcCap.DATA_COMPRESS_LZ4 in link.channel_caps

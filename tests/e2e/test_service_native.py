@@ -44,7 +44,7 @@ SOON = 2.0
 
 # From the announcement of a stick by the client's kernel to that by the guest's: what a person takes for "at once".
 AT_ONCE = 1.0
-TRIES = 3
+TRIES = 5
 "How often it may take longer because this host was busy with something else."
 
 SOON_AGAIN = "[retry]\nfirst = 0.2\nlongest = 1.0\n"

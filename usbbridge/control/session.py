@@ -7,7 +7,6 @@ spice-server drops a client whose MAIN channel does not answer pings for 30 s, a
 import asyncio
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,7 +14,7 @@ from typing import TypeVar
 from usbbridge.errors import ConnectionLostError, UsbBridgeError
 from usbbridge.spice.connection import Linked, open_main
 from usbbridge.spice.main import MainChannel
-from usbbridge.spice.sockets import TlsOptions
+from usbbridge.spice.sockets import TlsOptions, as_secure
 from usbbridge.spice.targets import SpiceTarget
 
 _Opened = tuple[Linked, MainChannel]
@@ -69,6 +68,7 @@ class Session:
 
     def __init__(self, sock: socket.socket, channel: MainChannel, on_lost: Callable[[UsbBridgeError], None]) -> None:
         self._sock, self._channel, self._on_lost = sock, channel, on_lost
+        self._secure = as_secure(sock)
         self._output = bytearray()
         self._ended = False
         self._loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ class Session:
             return
         try:
             self._receive()
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             pass
         except UsbBridgeError as error:
             self._lose(error)
@@ -135,7 +135,9 @@ class Session:
         try:
             while self._output:
                 del self._output[: self._sock.send(self._output)]
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            if self._secure is not None and not self._secure.flush():
+                raise BlockingIOError
+        except BlockingIOError:
             self._loop.add_writer(self._sock.fileno(), self._writable)
 
     def _writable(self) -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from tests.unit.spice.secured import connected
 from usbbridge.control import session as module
 from usbbridge.control.session import Session
 from usbbridge.errors import ConnectionLostError, UsbBridgeError
@@ -16,6 +19,7 @@ from usbbridge.loopback.vm import LoopbackVm
 from usbbridge.spice.connection import open_channel, open_main
 from usbbridge.spice.errors import NoSessionError, PortClosedError, SilentServerError, WrongTicketError
 from usbbridge.spice.messages import ChannelType
+from usbbridge.spice.secure import SecureSocket
 from usbbridge.spice.sockets import TlsOptions
 from usbbridge.spice.targets import SpiceTarget, parse_target
 
@@ -152,3 +156,41 @@ def test_an_opening_that_is_not_wanted_any_more_leaves_nothing_behind(vm: Loopba
         await asyncio.sleep(0)
 
     asyncio.run(run())
+
+
+class Talkative:
+    """In the place of MAIN: to whatever it hears it has a long answer."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer, self._window = answer, memoryview(bytearray(100))
+
+    def buffer(self) -> memoryview:
+        return self._window
+
+    def received(self, n: int) -> None:
+        pass
+
+    def take_output(self) -> bytes:
+        answer, self._answer = self._answer, b""
+        return answer
+
+
+def test_what_tls_has_encrypted_and_the_socket_has_no_room_for_goes_when_it_has(tmp_path: Path) -> None:
+    answer = bytes(60_000)
+
+    def hear(theirs: ssl.SSLSocket) -> bytes:
+        theirs.settimeout(20)
+        got = b""
+        while len(got) < len(answer):
+            got += theirs.recv(1 << 14)
+        return got
+
+    async def run(ours: SecureSocket, theirs: ssl.SSLSocket) -> bytes:
+        session = Session(ours, Talkative(answer), forget)
+        theirs.sendall(b"well?")
+        got = await asyncio.to_thread(hear, theirs)
+        session.close()
+        return got
+
+    with connected(tmp_path) as (ours, theirs):
+        assert asyncio.run(run(ours, theirs)) == answer

@@ -118,17 +118,17 @@ class Host:
         """The end of its output."""
         return self._log.read_text(errors="replace").strip()[-1000:]
 
-    def end(self) -> None:
-        """It sees that its guest is gone; else it is told."""
-        _end(self._process, patience=END_SECONDS)
+    def end(self, patience: float) -> None:
+        """It may end by itself for so many seconds; then it is told to."""
+        _end(self._process, patience)
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
+    for number, seconds in ((None, patience), (signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):
         if number is not None:
             process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(seconds)
             return
 
 
@@ -169,7 +169,8 @@ def through(workload: Workload, peer: str, place: Placement, folder: Path) -> Ru
             command = [*place.host, *PEERS[peer].command(rig.device_id(device.model), workload.path, ports)]
             report = {"FAKEUSB_REPORT": str(folder / f"device{n}")}
             hosts.append(Host(command, environment(peer) | device.environment | report, folder / f"host{n}"))
-            stack.callback(hosts[-1].end)
+            # a raw connection ends with its guest; a SPICE server waits for the next one
+            stack.callback(hosts[-1].end, END_SECONDS if workload.path == "raw" else 0)
         guests = [guest for guest, _ in chains]
         try:
             run = _watched(guests, hosts, workload)

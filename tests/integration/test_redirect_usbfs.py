@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.uml import needs_uml, of, run
+from usbbridge.redirect.limits import INTERRUPT_TRANSFERS
 
 pytestmark = [
     needs_uml,
@@ -124,5 +125,5 @@ def test_a_keyboard_that_is_unplugged_while_it_is_received_from_leaves_nothing(s
 
 @of("keyboard given back")
 def test_a_keyboard_that_is_received_from_is_given_back(step: dict[str, Any]) -> None:
-    assert (step["driver attached"], step["in flight"]) == ("usbfs", 5)
+    assert (step["driver attached"], step["in flight"]) == ("usbfs", INTERRUPT_TRANSFERS)
     assert (step["driver"], step["holders"]) == ("usbhid", [])

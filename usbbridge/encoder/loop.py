@@ -34,10 +34,6 @@ FIRST_NUDGE_SECONDS, NUDGE_GROWTH, LAST_NUDGE_SECONDS = 1.0, 1.5, 20.0
 """On SPICE, when to nudge a VM that has gone quiet: after 1, 2.5, 4.8, ... 56 seconds. Then it is left in peace, and
 this process never wakes up again until something happens: a pause of more than a minute is for the guest to handle."""
 
-LEAST_SECURE = 29
-"""Bytes of ciphertext below which TLS is left alone: a SPICE server writes a message's header (6 bytes, 28 as a record
-of TLS 1.3) and its body apart, and to be woken by the first would be in vain. No message is without a body."""
-
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -70,8 +66,6 @@ class Loop:
         self._host, self._device, self._link, self._starter = host, device, link, starter
         self._sock, self._secure = link.sock, as_secure(link.sock)
         self._sock.setblocking(False)
-        if self._secure is not None:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LEAST_SECURE)
         self._writer = Writer(self._sock, host.outbox, link.frame, host.sent)
         self._outbox, self._blocked = host.outbox, False
         self._replies = link.frame is not None  # a raw stream has nothing of its own to say

@@ -28,6 +28,9 @@ MAX_AT_ONCE: Final = 256
 SUBSYSTEMS: Final = ("usb", "block")
 "Block devices because what is made of a disk (LVM, RAID, LUKS, loop) is announced as their change."
 
+_SO_RCVBUFFORCE: Final = 33
+"""asm-generic/socket.h; Python has no name for it. Unlike SO_RCVBUF, it may exceed net.core.rmem_max, which is 208 KiB
+where nobody has raised it."""
 _MAX_UEVENT: Final = 8 << 10
 "Bytes: linux/kobject.h UEVENT_BUFFER_SIZE is 2048, and the header comes before."
 _NETLINK_KOBJECT_UEVENT: Final = 15
@@ -143,7 +146,10 @@ class KernelSource:
             self._sock.bind((0, _KERNEL_GROUP))
         except OSError as error:
             raise UsbBridgeError(f"the kernel's hotplug events can't be had: {error.strerror}") from error
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+        except OSError:  # that takes CAP_NET_ADMIN; without it, events are lost sooner
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -143,7 +143,7 @@ class Monitor:
                     is_block = True
         except EventsLost:
             say(Level.NOTICE, "events were lost: looking at everything")
-            self._look_at_all()
+            self._look_at_all(settled=False)  # what is just being set up is not to be told of in half
             places.clear()
         use = BlockUse(self._root)
         for place in places:
@@ -174,10 +174,10 @@ class Monitor:
             return
         self._again[bus_port] = self._loop.after(seconds, lambda: self._look(bus_port))
 
-    def _look_at_all(self) -> None:
+    def _look_at_all(self, *, settled: bool = True) -> None:
         use = BlockUse(self._root)
         for bus_port in self.table.places():
-            self._look(bus_port, use)
+            self._look(bus_port, use, settled=settled)
         self.table.release()
 
     def _mounts_changed(self) -> None:

@@ -56,6 +56,23 @@ def test_a_closed_source_leaves_no_descriptor() -> None:
     assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
+@pytest.mark.parametrize("privileged", [True, False])
+def test_without_a_library_there_is_as_much_room_for_events_as_may_be(
+    privileged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def setsockopt(sock: socket.socket, level: int, option: int, value: int) -> None:
+        asked.append(option)
+        assert (level, value) == (socket.SOL_SOCKET, hotplug.BUFFER)
+        if option == hotplug._SO_RCVBUFFORCE and not privileged:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(socket.socket, "setsockopt", setsockopt, raising=False)
+    KernelSource().close()
+    assert asked == [hotplug._SO_RCVBUFFORCE, *([] if privileged else [socket.SO_RCVBUF])]
+
+
 class NoRoom:
     """A netlink socket whose buffer has overflowed."""
 

@@ -35,16 +35,20 @@ def page(files: Sequence[Path]) -> None:
         summary.judge(new)
         rows |= new
         tables += "\n".join(("", found["title"] + ":", "", *table.lines(new.values()), ""))
+    if round_trips(rows, HERE / "rtt.png"):
+        tables += "\n![Rate against round-trip time](rtt.png)\n"
+    if latencies(rows, HERE / "latency.png"):
+        tables += "\n![How late answers are](latency.png)\n"
     results = HERE / "RESULTS.md"
     results.write_text(TABLES.sub(lambda _: tables + "\n", results.read_text()))
-    round_trips(rows, HERE / "rtt.png")
-    latencies(rows, HERE / "latency.png")
 
 
-def round_trips(rows: Mapping[str, Row], file: Path) -> None:
-    """Rate against round-trip time, beside `S / (3·RTT + S/rate without)`."""
+def round_trips(rows: Mapping[str, Row], file: Path) -> bool:
+    """Rate against round-trip time, beside `S / (3·RTT + S/rate without)`. False if there is nothing to draw."""
     chosen = {name: row for name, row in rows.items() if row.workload.rtt is not None}
     sizes = [name.rpartition("_")[2] for name in chosen if name.startswith("rtt0")]
+    if not sizes:
+        return False
     figure, axes = _axes(len(sizes))
     for axis, size in zip(axes, sizes, strict=True):
         found = [row for name, row in chosen.items() if name.endswith(f"_{size}")]
@@ -55,6 +59,7 @@ def round_trips(rows: Mapping[str, Row], file: Path) -> None:
         axis.set(title=f"reads of {size}", xlabel="round trip, ms", ylabel="MB/s", yscale="log")
         axis.legend()
     figure.savefig(file, dpi=100)
+    return True
 
 
 def _draw_model(axis: Any, found: Sequence[Row]) -> None:
@@ -65,9 +70,12 @@ def _draw_model(axis: Any, found: Sequence[Row]) -> None:
     axis.plot(times, rates, STYLES[MODEL], label="three round trips a command")
 
 
-def latencies(rows: Mapping[str, Row], file: Path) -> None:
-    """How late the answers are: the share that is later than so many microseconds, for each peer."""
+def latencies(rows: Mapping[str, Row], file: Path) -> bool:
+    """How late the answers are: the share that is later than so many microseconds, for each peer. False if there is
+    nothing to draw."""
     chosen = [name for name in LATENCIES if name in rows]
+    if not chosen:
+        return False
     figure, axes = _axes(len(chosen))
     for axis, name in zip(axes, chosen, strict=True):
         for peer, found in rows[name].peers.items():
@@ -76,6 +84,7 @@ def latencies(rows: Mapping[str, Row], file: Path) -> None:
         axis.set(title=name, xlabel="us", ylabel="share that is later", xscale="log", yscale="log")
         axis.legend()
     figure.savefig(file, dpi=100)
+    return True
 
 
 def _axes(number: int) -> tuple[Any, Any]:

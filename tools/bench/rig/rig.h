@@ -40,8 +40,13 @@ static inline void print_latencies(FILE *to, const char *name, double *l, int n,
     if (n) {
         qsort(l, n, sizeof *l, by_value);
         for (int i = 0; i < n; i++) sum += l[i];
-        fprintf(to, " mean_us=%.1f p50_us=%.1f p99_us=%.1f max_us=%.1f", sum / n * 1e6, l[n / 2] * 1e6,
-                l[(int)(n * .99)] * 1e6, l[n - 1] * 1e6);
+        static const struct { const char *name; double share; } quantile[] = {
+            {"p10", .1}, {"p50", .5}, {"p90", .9}, {"p99", .99}, {"p999", .999},
+        };
+        fprintf(to, " mean_us=%.1f", sum / n * 1e6);
+        for (unsigned i = 0; i < sizeof quantile / sizeof *quantile; i++)
+            fprintf(to, " %s_us=%.1f", quantile[i].name, l[(int)(n * quantile[i].share)] * 1e6);
+        fprintf(to, " max_us=%.1f", l[n - 1] * 1e6);
     }
     fprintf(to, " %s\n", more);
 }

@@ -73,7 +73,7 @@ def _draw_model(axis: Any, found: Sequence[Row]) -> None:
 def latencies(rows: Mapping[str, Row], file: Path) -> bool:
     """How late the answers are: the share that is later than so many microseconds, for each peer. False if there is
     nothing to draw."""
-    chosen = [name for name in LATENCIES if name in rows]
+    chosen = [name for name in LATENCIES if name in rows and TAILS.keys() <= rows[name].peers[OURS].quantiles.keys()]
     if not chosen:
         return False
     figure, axes = _axes(len(chosen))

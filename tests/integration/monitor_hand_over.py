@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration.monitor_rig import RUN, Client, Monitor, Rig, back, give_back, held, kill, plug, run, unplug
-from tests.machine.gadgets import driver
+from tests.machine.gadgets import INTERFACE, driver
 from tests.machine.waiting import wait
 from usbbridge.ipc.monitoring import Adopt, Gone, Outcome, Returned, Synced
 
@@ -32,6 +32,7 @@ def handed_over(rig: Rig) -> dict[str, object]:
     }
     facts["listed"] = listed()[0]["bus_port"]
     pid = held(fd, lease)
+    (INTERFACE / "uevent").write_text("change")  # usbfs claims in silence
     claimed = client.wait_for(lambda d: d.entry.drivers == ("usbfs",))
     facts["no obstacle of our own"] = claimed.entry.obstacle is None
     wait(lambda: not Path("/dev/sda").exists())

@@ -30,8 +30,10 @@ def _endpoint(address: int, kind: TransferType, size: int, interval: int) -> End
     return Endpoint(address, kind, size, interval)
 
 
-def _interface(number: int, alternate: int, *endpoints: Endpoint, class_: int = 0xFF) -> Interface:
-    return Interface(number, alternate, class_, 0, 0, 0, endpoints)
+def _interface(
+    number: int, alternate: int, *endpoints: Endpoint, triple: tuple[int, int, int] = (0xFF, 0, 0)
+) -> Interface:
+    return Interface(number, alternate, *triple, 0, endpoints)
 
 
 BULK = (_endpoint(BULK_IN, TransferType.BULK, 512, 0), _endpoint(BULK_OUT, TransferType.BULK, 512, 0))
@@ -50,7 +52,7 @@ UAS = Configuration(
     50,
     0,
     (
-        _interface(0, 0, *BULK, class_=8),
+        _interface(0, 0, *BULK, triple=(8, 6, 0x50)),
         _interface(
             0,
             1,
@@ -59,12 +61,12 @@ UAS = Configuration(
                 Endpoint(address, TransferType.BULK, 1024, 0, SuperSpeedCompanion(15, exponent, 0))
                 for address, exponent in ((UAS_STATUS, 5), (UAS_IN, 5), (UAS_OUT, 6))
             ),
-            class_=8,
+            triple=(8, 6, 0x62),
         ),
     ),
 )
 "A disk: Bulk-Only in setting 0, USB Attached SCSI with UAS_STREAMS streams (one endpoint has twice that) in setting 1."
-BULK_ONLY = Configuration(2, 0x80, 50, 0, (_interface(0, 0, *BULK, class_=8),))
+BULK_ONLY = Configuration(2, 0x80, 50, 0, (_interface(0, 0, *BULK, triple=(8, 6, 0x50)),))
 DESCRIPTOR = DeviceDescriptor(0x0200, 0, 0, 0, 64, 0x1234, 0x5678, 0x0102, 0, 0, 0, 2)
 
 

@@ -121,6 +121,7 @@ class Rig:
         reaped = self.device.reap()
         while self.host.due:
             self.host.service()
+        self.host.read_ahead()
         return bool(reaped)
 
     def to_host(self) -> bool:

@@ -137,6 +137,15 @@ def _sequences() -> Iterator[tuple[bytes, ...]]:
     yield halt, _AFTER, configure, _AFTER, select, _AFTER, _say(_T.RESET), _STEP["time_passes"] * 2, _AFTER
     yield _say(_T.CONTROL_PACKET), _STEP["receive"], _STEP["time_passes"] * 2, _STEP["write"], _AFTER
     yield _say(_T.FILTER_FILTER, data=b"3,-1,-1,-1,0|-1,-1,-1,-1,1"), _AFTER, _say(_T.FILTER_REJECT), _AFTER
+    used = _STEP["commands"] + b"\x0c\x24\0"
+    for last in range(4):
+        for then in (_say(_T.BULK_PACKET, in_), _say(_T.RESET), _say(_T.SET_ALT_SETTING, b"\0\0"), _STEP["unplug"]):
+            yield used + bytes((last,)), then, _STEP["receive"], _say(_T.CANCEL_DATA_PACKET), _AFTER, _AFTER
+    piece = _say(_T.BULK_PACKET, b"\x81\0\x10\0\0\0\0\0\0\0")
+    yield used + b"\1", piece, _AFTER, piece, piece, _AFTER, used + b"\2", halt, _AFTER, _STALLED, _AFTER
+    yield used + b"\1", piece, piece, _STEP["receive"], _say(_T.CANCEL_DATA_PACKET), _AFTER, _STEP["disconnect"]
+    transport = _say(_T.CONTROL_PACKET, bytes((0, 0xFF, 0x21, 0, 0, 0, 0, 0, 0, 0)))
+    yield used + b"\1", transport, _AFTER, used + b"\1", _STEP["refuse"] + b"\1", _AFTER
     yield _STEP["disconnect"], _STEP["write"], _say(_T.DEVICE_DISCONNECT_ACK), _say(_T.CONTROL_PACKET), _AFTER
 
 

@@ -87,6 +87,8 @@ class Session:
         if not slowly:
             written, self.written = self.written, []
             self.host.sent(written)
+        if not self.over:
+            self.host.read_ahead()
 
     def time_passes(self) -> None:
         self.now += 2.6

@@ -169,6 +169,24 @@ def command_block(session: Session, source: Source) -> None:
     session.said += codec.bulk_header(2, 0x81, 0, min(size, 4096), 0, 0) + codec.bulk_header(3, 0x81, 0, 13, 0, 0)
 
 
+def commands(session: Session, source: Source) -> None:
+    """A guest that uses a drive as drivers do: commands, their data and their status, each when the one before has been
+    answered. Of the last command, as much as the input says."""
+    count, size, last = source.number() % 16, source.number(2) % 1025, source.number() % 4
+    codec = session.guest.codec
+    wrapper = b"USBC" + bytes(4) + size.to_bytes(4, "little") + b"\x80\0\6\x12\0\0\0\x24" + bytes(11)
+    packets = [codec.bulk_header(1, 0x02, 0, len(wrapper), 0, len(wrapper)) + wrapper]
+    packets += [codec.bulk_header(2, 0x81, 0, size, 0, 0)] if size else []
+    packets += [codec.bulk_header(3, 0x81, 0, 13, 0, 0)]
+    for said in packets * count + packets[:last]:
+        if session.over:
+            return
+        session.said += said
+        session.receive()
+        finish_all(session, source)
+        session.write()
+
+
 Step = Callable[[Session, Source], None]
 MOST_STEPS: Final = 32
 
@@ -192,6 +210,7 @@ STEPS: Final[tuple[Step, ...]] = (
     disconnect,
     finish_packets,
     write_slowly,
+    commands,
 )
 "Often-used ones more than once. The corpus knows them by their numbers: new ones go to the end."
 

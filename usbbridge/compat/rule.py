@@ -49,6 +49,7 @@ class Verdict(StrEnum):
 QUIRKS: Final = {
     "no-reset": "never reset it: it does not come back from that, or comes back as something else",
     "no-streams": "offer no bulk streams: it claims them but fails with them",
+    "no-read-ahead": "ask the drive for data only when the VM does: it needs a while between a command and its data",
     "delay": "wait a second between taking it from its kernel driver and using it",
 }
 "What can be done otherwise for a device, and why one would want it."

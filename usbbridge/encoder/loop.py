@@ -92,9 +92,13 @@ class Loop:
         self._after()
         poll, sock_fd, usb_fds, after = self._epoll.poll, self._sock_fd, self._usb_fds, self._after
         host, device, pending = self._host, self._device, self._host.pending
-        guest_soon, device_soon, guest_fds, spin = Bet(), Bet(), (sock_fd,), Spin(poll)
+        guest_soon, device_soon, spin, unasked = Bet(), Bet(), Spin(poll), self._host.unasked
+        guest_fds, all_fds = {sock_fd}, {sock_fd, *usb_fds}
         while True:
-            bet, awaited = (device_soon, usb_fds) if pending else (guest_soon, guest_fds)
+            if pending:
+                bet, awaited = device_soon, usb_fds
+            else:
+                bet, awaited = guest_soon, all_fds if unasked else guest_fds
             events = spin(bet, awaited) if bet.worth_it() else None
             if not events:
                 wait = self._may_sleep() if self._more or host.deadline != NEVER else self._quiet
@@ -190,6 +194,8 @@ class Loop:
         replies = self._link.take_replies() if self._replies else b""
         if self._outbox.parts or replies:
             self._flush(replies)
+        if host.foreseen:
+            host.read_ahead()
 
     def _serve(self) -> None:
         """Deferred work; what takes long of it is left for another time, when the guest has been told the rest."""

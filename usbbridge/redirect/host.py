@@ -9,6 +9,7 @@ owner calls
                         before anything else is received
     host.expire()       when `deadline` has passed
     host.sent(held)     when data of these transfers has been written
+    host.read_ahead()   if there is anything `foreseen`, when what was in the outbox has been written
 
 Errors end the session: RemoteProtocolError (the guest broke the protocol), RefusedError (the guest or its filter does
 not want the device), DeviceLostError. After any of them, and at a wanted end, the owner calls `disconnect()`, writes
@@ -84,6 +85,10 @@ class Host:
         self._transfers = Transfers(device, self.outbox, clock, self._lost, self._use, self._intercept)
         self.pending = self._transfers.pending
         "Transfers of the device that the guest waits for: not empty while there are any."
+        self.unasked, self.foreseen = self._transfers.unasked, self._transfers.foreseen
+        """Transfers in flight that it does not wait for, but soon will; and, while it is not empty, more of that is to
+        be begun: by `read_ahead`, when the outbox has been written."""
+        self.read_ahead = self._transfers.read_ahead
         self._interrupt_out = InterruptOut(device, self._transfers, self.outbox, self._lost)
         self._streams = Streaming(
             device, self._transfers, self.outbox, self._send, self._lost, self._stalled, quirks
@@ -164,7 +169,7 @@ class Host:
         self._transfers.drive(device)
         self._interrupt_out.drive(device)
         self._settings.drive(device)
-        return [*self.pending, *self._streams.drive(device)]
+        return [*self.pending, *self.unasked, *self._streams.drive(device)]
 
     def sent(self, held: list[Transfer]) -> None:
         """The data of these transfers has been written: their buffers are free again."""

@@ -1,6 +1,6 @@
 """What the guest is told of a device: interfaces and endpoints of the active configuration and alternate settings."""
 
-from usbbridge.usb.ch9 import Speed, TransferType
+from usbbridge.usb.ch9 import DIR_IN, ClassCode, Speed, TransferType
 from usbbridge.usb.descriptors import Configuration, Endpoint, Interface
 from usbbridge.usbredir.packets import EndpointEntry, EpInfo, InterfaceEntry, InterfaceInfo
 from usbbridge.usbredir.proto import ENDPOINT_SLOTS, EndpointType, endpoint_index
@@ -13,6 +13,9 @@ _TYPES = {
 }
 _ABSENT = EndpointEntry(EndpointType.INVALID, 0, 0, 0, 0)
 _DEFAULT_PIPE = EndpointEntry(EndpointType.CONTROL, 0, 0, 0, 0)
+
+BULK_ONLY = 0x50
+"bInterfaceProtocol of Bulk-Only Transport (USB Mass Storage Class Specification Overview, revision 1.4, §3)."
 
 FRAME, MICROFRAME = 1e-3, 125e-6  # seconds
 
@@ -54,6 +57,17 @@ class Layout:
             return set()
         mine = (setting for setting in self.configuration.interfaces if setting.number == number)
         return {endpoint.address for setting in mine for endpoint in setting.endpoints}
+
+    def drives(self) -> list[tuple[int, Endpoint, Endpoint]]:
+        """Interfaces that speak Bulk-Only Transport: (number, bulk IN endpoint, bulk OUT endpoint) each."""
+        found = []
+        for setting in self.settings():
+            if (setting.class_, setting.protocol) == (ClassCode.MASS_STORAGE, BULK_ONLY):
+                bulk = [e for e in setting.endpoints if e.transfer_type is TransferType.BULK]
+                sources, sinks = ([e for e in bulk if e.address & DIR_IN == d] for d in (DIR_IN, 0))
+                if len(sources) == len(sinks) == 1:
+                    found.append((setting.number, sources[0], sinks[0]))
+        return found
 
     def packet_size(self, endpoint: Endpoint) -> int:
         """Bytes a (micro)frame; the transaction multiplier counts for high-speed isochronous endpoints only."""

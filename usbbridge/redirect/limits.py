@@ -7,6 +7,9 @@ MAX_TRANSFER: Final = 16 << 20
 together; mass-storage drivers ask for 2 MiB at the most. A request for more is answered INVAL; a packet that brings
 more ends the session, as what it brings would have to be received first."""
 
+MAX_READ_AHEAD: Final = 2 << 20
+"What is read of a drive before the guest asks for it, at the most: drivers do not command more at once."
+
 MAX_PENDING: Final = 1024
 """Transfers in flight at once. QEMU's xHCI queues as many TRBs as its guest does, tens for an endpoint; 30 endpoints
 of 32 fit."""

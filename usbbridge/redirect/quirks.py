@@ -13,6 +13,22 @@ DELAY: Final = "delay"
 "The device needs a while between being taken from its kernel driver and its first request."
 SETTLE_SECONDS: Final = 1.0
 
+NO_READ_AHEAD: Final = "no-read-ahead"
+"The drive needs a while between a command and its data: it is asked for data when the guest asks, and not before."
+
+NEVER_READ_AHEAD: Final = frozenset(
+    {
+        (0x059F, 0x0643),
+        (0x05E3, 0x0701),
+        (0x05E3, 0x0702),
+        (0x067B, 0x2507),
+        (0x067B, 0x3507),
+        (0x0ED1, 0x7636),
+        (0x2735, 0x100B),
+    }
+)
+"Drives with that quirk: those for which Linux waits 125 us there (US_FL_GO_SLOW in drivers/usb/storage)."
+
 NEVER_RESET: Final = frozenset(
     {
         (0x1210, 0x001C),  # DigiTech: does not come back from a reset (usbredir's own list)

@@ -13,7 +13,7 @@ from usbbridge.errors import DeviceError, DeviceLostError, UsbBridgeError
 from usbbridge.redirect.interrupt_out import InterruptOut
 from usbbridge.redirect.layout import Layout
 from usbbridge.redirect.limits import DRAIN_SECONDS
-from usbbridge.redirect.quirks import NEVER_RESET, NO_RESET
+from usbbridge.redirect.quirks import NEVER_READ_AHEAD, NEVER_RESET, NO_READ_AHEAD, NO_RESET
 from usbbridge.redirect.streaming import Streaming
 from usbbridge.redirect.transfers import Transfers
 from usbbridge.usb.ch9 import Feature, Request
@@ -62,6 +62,11 @@ class Settings:
         self._transfers.set_endpoints(endpoints)
         self._interrupt_out.set_endpoints(endpoints)
         self._streams.set_layout(self.layout)
+        self._transfers.foresee(self.layout.drives() if self._may_read_ahead() else [])
+
+    def _may_read_ahead(self) -> bool:
+        d = self._device.descriptor
+        return NO_READ_AHEAD not in self._quirks and (d.vendor, d.product) not in NEVER_READ_AHEAD
 
     def tell(self) -> None:
         """interface_info and ep_info, and what the transfers may use from now on. Raises DeviceLostError."""
@@ -176,6 +181,7 @@ class Settings:
 
     def _clear_halt(self, endpoint: int) -> Status:
         self._transfers.touched = True
+        self._transfers.forget_ahead((endpoint,))
         try:
             self._device.clear_halt(endpoint)
         except DeviceLostError:

@@ -15,8 +15,10 @@ from usbbridge.backend.base import Device, Status, Transfer
 from usbbridge.redirect.limits import CONTROL_SECONDS, MAX_TRANSFER
 from usbbridge.redirect.outbox import Outbox
 from usbbridge.redirect.pending import COPY_BELOW, PendingTransfers
+from usbbridge.redirect.read_ahead import BULK_ONLY_RESET, ReadAhead
 from usbbridge.redirect.status import REDIR_STATUS
 from usbbridge.usb.ch9 import DIR_IN, SETUP_STRUCT, Request
+from usbbridge.usb.descriptors import Endpoint
 from usbbridge.usbredir.codec import Codec
 from usbbridge.usbredir.proto import PacketType
 from usbbridge.usbredir.proto import Status as RedirStatus
@@ -32,6 +34,9 @@ _TIMEOUT = RedirStatus.TIMEOUT
 _pack_setup = SETUP_STRUCT.pack_into
 _TO_OTHER = 0x03
 "bmRequestType from here on: class, vendor and IN requests, and those to no device, interface or endpoint."
+_NOTHING: Final = memoryview(b"")
+_TO_CLASS_INTERFACE = 0x21
+"bmRequestType of a class request to an interface."
 _CONTROL, _BULK = PacketType.CONTROL_PACKET, PacketType.BULK_PACKET
 
 INTERCEPTED: Final = frozenset(
@@ -74,8 +79,13 @@ class Transfers(PendingTransfers):
         super().__init__(device, outbox, lost, used)
         self.deadline = NEVER
         "When `expire` is to be called, by `clock`."
-        self._intercept, self._clock = intercept, clock
+        self._intercept, self.clock = intercept, clock
         self._controls = 0  # control transfers in flight
+        self.foreseen: dict[ReadAhead, None] = {}
+        "Who knows what the guest will ask for next: `read_ahead` is to be called when the outbox has been written."
+        self.unasked: dict[Transfer, None] = {}
+        "What is in flight without the guest's waiting for it (yet)."
+        self._ahead: dict[int, ReadAhead] = {}  # by the address of either endpoint
 
     def drive(self, device: Device) -> None:
         """As `PendingTransfers.drive`."""
@@ -90,6 +100,76 @@ class Transfers(PendingTransfers):
         """Who takes the bulk packets that are for a stream; to be called before the first packet."""
         self._on_stream = on_stream
 
+    # ---- reading ahead
+
+    def foresee(self, drives: Iterable[tuple[int, Endpoint, Endpoint]]) -> None:
+        """Read ahead on these, and on nothing else: (interface, bulk IN endpoint, bulk OUT endpoint) each."""
+        self.forget_ahead()
+        found = [ReadAhead(self, source, sink, number) for number, source, sink in drives]
+        self._ahead = {address: ahead for ahead in found for address in (ahead.source, ahead.sink)}
+
+    def read_ahead(self) -> None:
+        """Start what is foreseen."""
+        foreseen = list(self.foreseen)
+        self.foreseen.clear()
+        for ahead in foreseen:
+            ahead.start()
+
+    def forget_ahead(
+        self, endpoints: Iterable[int] | None = None, status: RedirStatus | None = _CANCELLED
+    ) -> None:
+        """Throw away what has been read ahead from these endpoint addresses (None: from all)."""
+        wanted = None if endpoints is None else frozenset(endpoints)
+        for address, ahead in self._ahead.items():
+            if address == ahead.source and (wanted is None or address in wanted):
+                ahead.forget(status)
+
+    def take_over(self, endpoints: set[int]) -> bool:
+        """As `PendingTransfers.take_over`."""
+        self.forget_ahead(endpoints)
+        return super().take_over(endpoints)
+
+    def is_awaited(self, endpoint: int) -> bool:
+        """Whether the guest waits for a transfer on this endpoint."""
+        return any(t.endpoint == endpoint and not t.cancelled for t in self.pending)
+
+    def read_unasked(self, endpoint: int, length: int, on_done: Callable[[Transfer], None]) -> Transfer | None:
+        """Start a bulk transfer that the guest has not asked for; None if it can't be."""
+        if endpoint not in self._bulk_endpoints or not self._room(length):
+            return None
+        t = self._take(length)  # not `_new`: a packet's data may just be being received
+        self.pending_bytes += t.capacity
+        t.on_done, t.cancelled, t.header = on_done, False, _BULK
+        if self._submit_bulk(t, endpoint, length):
+            self.release(t)
+            return None
+        self.unasked[t] = None
+        return t
+
+    def adopt(self, t: Transfer) -> None:
+        """The guest waits for this transfer, which is in flight, from now on."""
+        del self.unasked[t]
+        self.pending[t] = None
+
+    def abort(self, t: Transfer) -> None:
+        """Cancel a transfer in flight that nobody waits for."""
+        self._device.cancel(t)
+
+    def lost(self) -> None:
+        """The device has gone."""
+        self._lost()
+
+    def ask_again(self, packet_id: int, endpoint: int, length: int) -> None:
+        """A bulk packet of the guest's that was to be answered otherwise is for the device."""
+        reserved, self._reserved = self._reserved, None  # the data of another packet may just be being received
+        self.bulk(packet_id, endpoint, 0, length, 0, _NOTHING)
+        self._reserved = reserved
+
+    def answer_piece(self, packet_id: int, endpoint: int, status: RedirStatus, data: memoryview) -> None:
+        """Answer a bulk packet with some bytes, which are copied."""
+        n = len(data)
+        self._outbox.put(self._bulk_header(packet_id, endpoint, status, n, 0, n) + data)
+
     # ---- bulk
 
     def bulk(self, packet_id: int, endpoint: int, status: int, length: int, stream_id: int, data: memoryview) -> None:
@@ -100,11 +180,17 @@ class Transfers(PendingTransfers):
             else:
                 self.refuse_bulk(packet_id, endpoint, stream_id, self.why_not())
             return
+        ahead = self._ahead.get(endpoint)
+        if ahead is not None:
+            if not endpoint & DIR_IN:
+                ahead.overtaken()
+            elif ahead.asked(packet_id, length):
+                return
         received_in_place = self._reserved is not None
         if not received_in_place and not self._room(length):
             self.refuse_bulk(packet_id, endpoint, stream_id, _IOERROR)
             return
-        t = self._new(packet_id, length, self._bulk_done)
+        t = self._new(packet_id, length, self.bulk_done)
         if not endpoint & DIR_IN and not received_in_place:
             t.data[:length] = data
         t.header = _BULK
@@ -118,12 +204,23 @@ class Transfers(PendingTransfers):
         """Answer a bulk packet without data."""
         self._outbox.put(self._bulk_header(packet_id, endpoint, status, 0, stream_id, 0))
 
-    def _bulk_done(self, t: Transfer) -> None:
+    def bulk_done(self, t: Transfer) -> None:
+        """A transfer that the guest waits for has ended."""
         del self.pending[t]
         if t.cancelled:
             self.release(t)
-            return
+        else:
+            self.answer_bulk(t)
+
+    def answer_bulk(self, t: Transfer) -> None:
+        """Answer the guest with a bulk transfer that has ended."""
         endpoint, n = t.endpoint, t.actual
+        ahead = self._ahead.get(endpoint)
+        if ahead is not None:
+            if endpoint & DIR_IN:
+                ahead.received(t)
+            else:
+                ahead.sent(t)
         if n and endpoint & DIR_IN:
             header = self._bulk_header(t.id, endpoint, REDIR_STATUS[t.status], n, 0, n)
             if n <= COPY_BELOW:
@@ -167,11 +264,13 @@ class Transfers(PendingTransfers):
                 self.drop_reserved()
                 self.answer_control(packet_id, endpoint, setup, answer)
                 return
+        if requesttype == _TO_CLASS_INTERFACE and request == BULK_ONLY_RESET:
+            self.forget_ahead(a.source for a in self._ahead.values() if a.interface == index & 0xFF)
         t = self._new(packet_id, length, self._control_done)
         if not endpoint and not received_in_place:
             t.data[:length] = data
         _pack_setup(t.setup, 0, requesttype, request, value, index, length)
-        deadline = self._clock() + CONTROL_SECONDS
+        deadline = self.clock() + CONTROL_SECONDS
         t.header = (_CONTROL, endpoint, setup, deadline)
         started = self._submit_control(t, length)
         if started:
@@ -190,7 +289,7 @@ class Transfers(PendingTransfers):
 
     def expire(self) -> None:
         """Answer the control packets whose time is up with TIMEOUT; to be called when `deadline` has passed."""
-        now, left = self._clock(), NEVER
+        now, left = self.clock(), NEVER
         for t in [t for t in self.pending if not t.cancelled and type(t.header) is tuple]:
             _, endpoint, setup, deadline = t.header
             if deadline > now:
@@ -232,16 +331,21 @@ class Transfers(PendingTransfers):
             if t.id == packet_id and not t.cancelled:
                 self._cancel(t)
                 return
+        for ahead in self._ahead.values():
+            if ahead.cancelled(packet_id):
+                return
 
     def cancel_all(self, endpoints: Iterable[int] | None = None) -> None:
         """Cancel whatever is in flight, or only on the given endpoint addresses, each answered CANCELLED."""
         wanted = None if endpoints is None else frozenset(endpoints)
+        self.forget_ahead(wanted)
         for t in list(self.pending):
             if not t.cancelled and (wanted is None or t.endpoint in wanted):
                 self._cancel(t)
 
     def abandon_all(self) -> None:
         """Cancel whatever is in flight without a word: the guest is gone, or can't be talked to any more."""
+        self.forget_ahead(status=None)
         for t in list(self.pending):
             t.cancelled = True
             self._device.cancel(t)

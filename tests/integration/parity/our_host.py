@@ -38,6 +38,7 @@ class Served:
         try:
             while not self._ended:
                 self._write()
+                self._host.read_ahead()
                 self._turn(self._patience())
                 while self._host.due:
                     self._host.service()

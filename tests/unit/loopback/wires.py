@@ -141,6 +141,7 @@ class Wire:
     def _work(self) -> bool:
         reaped = self.device.reap()
         self.host.service()
+        self.host.read_ahead()
         return bool(reaped)
 
     def _to_host(self) -> bool:

@@ -1,5 +1,7 @@
 """What the guest is told of a device's interfaces and endpoints."""
 
+from dataclasses import replace
+
 import pytest
 
 from usbbridge.backend.base import Status
@@ -34,6 +36,17 @@ def test_packet_sizes_count_the_multiplier_for_high_speed_isochronous_endpoints_
     kind: TransferType, speed: Speed, raw: int, told: int
 ) -> None:
     assert entry(layout_of(Endpoint(0x81, kind, raw, 1, None), speed=speed), 0x81).max_packet_size == told
+
+
+def test_drives_are_the_interfaces_that_speak_bulk_only_transport() -> None:
+    source, sink = (Endpoint(address, TransferType.BULK, 512, 0) for address in (0x81, 0x02))
+    other = Endpoint(0x83, TransferType.INTERRUPT, 64, 4)
+    assert layout_of(source, sink).drives() == layout_of(sink, other, source).drives() == [(3, source, sink)]
+    assert layout_of(source).drives() == layout_of(source, sink, replace(sink, address=0x04)).drives() == []
+    settings = [Interface(0, 0, 8, 6, protocol, 0, (source, sink)) for protocol in (0x62, 0, 1)]
+    settings.append(Interface(0, 0, 0xFF, 6, 0x50, 0, (source, sink)))
+    for setting in settings:
+        assert Layout(Configuration(1, 0x80, 50, 0, (setting,)), Speed.HIGH).drives() == []
 
 
 @pytest.mark.parametrize(

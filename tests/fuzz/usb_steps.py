@@ -179,11 +179,12 @@ def commands(session: Session, source: Source) -> None:
     packets += [codec.bulk_header(2, 0x81, 0, size, 0, 0)] if size else []
     packets += [codec.bulk_header(3, 0x81, 0, 13, 0, 0)]
     for said in packets * count + packets[:last]:
-        if session.over:
-            return
         session.said += said
         session.receive()
-        finish_all(session, source)
+        if not session.over:
+            finish_all(session, source)
+        if session.over:
+            return
         session.write()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from tools.bench import rig, summary, table
+from tools.bench import instructions, rig, summary, table
 from tools.bench.machine import MODES, NOISY_SHARE, Mode, Others, Placement, kept_awake, placement, wait_until_quiet
 from tools.bench.peers import PEERS
 from tools.bench.running import Run, RunError, display, locally, through
@@ -20,6 +20,7 @@ from tools.bench.summary import LOCAL, Row
 from tools.bench.workloads import GROUPS, WORKLOADS, Workload
 
 TRIES = 4
+NOISY = "noisy"
 "Of a run that other programs disturbed, or that failed."
 
 
@@ -29,9 +30,17 @@ TRIES = 4
 @click.option("--mode", type=click.Choice(list(MODES)), default="cross", show_default=True, help="Where things run.")
 @click.option("--peer", "peers", multiple=True, type=click.Choice([*PEERS, LOCAL]), help="Only these (repeatable).")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+@click.option("--instructions", "counting", is_flag=True, help="Count a URB's instructions instead (ten minutes).")
 @click.option("--list", "listing", is_flag=True, help="Only say what there is to run.")
 def bench(
-    names: Sequence[str], runs: int, mode: Mode, peers: Sequence[str], json_file: Path | None, *, listing: bool
+    names: Sequence[str],
+    runs: int,
+    mode: Mode,
+    peers: Sequence[str],
+    json_file: Path | None,
+    *,
+    counting: bool,
+    listing: bool,
 ) -> None:
     """Run the same work through usbbridge and through its peers, in turn, and print one table.
 
@@ -44,18 +53,34 @@ def bench(
             click.echo(f"{each.group:10} {each.name:24} {'; '.join(device.ops for device in each.devices)}")
         return
     rig.build()
+    if counting:
+        _count(chosen, peers, json_file)
+        return
     with ExitStack() as stack:
         if any("spicy" in each.peers for each in chosen):
             stack.enter_context(display())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         rows = {each.name: _measure(each, runs, mode, peers, folder) for each in chosen}
     summary.judge(rows)
-    for line in (_title(runs, mode), "", *table.lines(rows.values())):
+    title = _title(runs, mode)
+    for line in (title, "", *table.lines(rows.values())):
         click.echo(line)
     if json_file is not None:
         found = [summary.as_json(row) for row in rows.values()]
-        title = _title(runs, mode)
         json_file.write_text(json.dumps({"title": title, "mode": mode, "runs": runs, "rows": found}, indent=1) + "\n")
+
+
+def _count(chosen: Sequence[Workload], peers: Sequence[str], json_file: Path | None) -> None:
+    """The instructions of a URB, of those workloads of which they can be counted."""
+    found = {
+        each.name: {peer: instructions.of_urb(each, peer) for peer in each.peers if not peers or peer in peers}
+        for each in chosen
+        if each.name in instructions.COUNTS
+    }
+    for line in table.instructions(found):
+        click.echo(line)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"instructions": found}, indent=1) + "\n")
 
 
 def _chosen(names: Sequence[str]) -> list[Workload]:
@@ -118,7 +143,8 @@ def _undisturbed(run: Callable[[], Run], place: Placement, row: Row) -> Run:
             continue
         if quiet and others.share() <= NOISY_SHARE:
             return done
-    row.notes.append("noisy")
+    if NOISY not in row.notes:
+        row.notes.append(NOISY)
     return done
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bench import rig
@@ -22,6 +22,8 @@ GRACE_SECONDS = 60.0
 "That a run may take beyond its own time."
 END_SECONDS = 2.0
 "That a host has to end by itself when its guest is gone, before it is told to."
+SLOWEST_END = 3.0
+"How many times as long it has at the most, however patient one is."
 LINES = dict[str, dict[str, float]]
 
 
@@ -42,8 +44,6 @@ class Run:
     "MiB that the largest process of a host held at most, fakeusb's disk of 64 MiB included."
     connected: float = 0.0
     "Seconds from the start of the (last) host to its device at the guest."
-    others: float = field(default=0.0, compare=False)
-    "Share of a processor that other programs used meanwhile."
 
 
 def parse(text: str) -> LINES:
@@ -124,7 +124,7 @@ class Host:
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:
-    for number, seconds in ((None, patience), (signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):
+    for number, seconds in ((None, patience), (signal.SIGTERM, patience), (signal.SIGKILL, END_SECONDS)):
         if number is not None:
             process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -160,8 +160,9 @@ def _status_kib(pid: int, name: str) -> int:
 # ---- one run
 
 
-def through(workload: Workload, peer: str, place: Placement, folder: Path) -> Run:
-    """The work on each device of the workload through `peer`, all at once. Raises RunError."""
+def through(workload: Workload, peer: str, place: Placement, folder: Path, patience: float = 1.0) -> Run:
+    """The work on each device of the workload through `peer`, all at once; what has a time limit beside the work may
+    take `patience` times as long. Raises RunError."""
     with contextlib.ExitStack() as stack:
         chains = [_chain(stack, device, workload, peer, place) for device in workload.devices]
         hosts = []
@@ -170,11 +171,12 @@ def through(workload: Workload, peer: str, place: Placement, folder: Path) -> Ru
             report = {"FAKEUSB_REPORT": str(folder / f"device{n}")}
             hosts.append(Host(command, environment(peer) | device.environment | report, folder / f"host{n}"))
             # a raw connection ends with its guest; a SPICE server waits for the next one
-            stack.callback(hosts[-1].end, END_SECONDS if workload.path == "raw" else 0)
+            stack.callback(hosts[-1].end, END_SECONDS * min(patience, SLOWEST_END) if workload.path == "raw" else 0)
         guests = [guest for guest, _ in chains]
         try:
-            run = _watched(guests, hosts, workload)
+            run = _watched(guests, hosts, workload, patience)
         except RunError as error:
+            _reports(folder)  # of this run, not of the next
             said = "; ".join(host.said() for host in hosts)
             raise RunError(f"{workload.name}, {peer}: {error}; the host said: {said}") from None
         run.lines += _reports(folder)
@@ -190,10 +192,10 @@ def _reports(folder: Path) -> list[LINES]:
     return found
 
 
-def _watched(guests: list[Program], hosts: list[Host], workload: Workload) -> Run:
+def _watched(guests: list[Program], hosts: list[Host], workload: Workload, patience: float) -> Run:
     """Wait until all guests have begun, and then until all have done their work."""
     for guest in guests:
-        guest.wait_for("connect_ms=", START_SECONDS)
+        guest.wait_for("connect_ms=", START_SECONDS * patience)
     connected = time.monotonic() - hosts[-1].started
     before, began = sum(host.spent() for host in hosts), time.monotonic()
     for guest in guests:

@@ -1,8 +1,8 @@
 """The table, as Markdown: it reads as well at a prompt as on a page."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from tools.bench.summary import LOCAL, OURS, Figures, Row
+from tools.bench.summary import LOCAL, OURS, Figures, Row, Verdict
 from tools.bench.workloads import RATE
 
 UNITS = {RATE: "MB/s", "mean_us": "us", "per_s": "/s", "us_per_message": "us"}
@@ -12,8 +12,19 @@ HEAD = ("workload", "unit", *PEERS, "local", "p99 us", "us a URB", "share", "tar
 
 def lines(rows: Iterable[Row]) -> list[str]:
     """The table's lines, header first, columns aligned."""
-    cells = [HEAD, *map(_cells, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEAD))]
+    return _aligned([HEAD, *map(_cells, rows)])
+
+
+def instructions(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The lines of a table of instructions, by workload and peer."""
+    names = [name for name in PEERS if any(name in row for row in found.values())]
+    cells = [(name, *(f"{row[peer]:,.0f}" if peer in row else "" for peer in names)) for name, row in found.items()]
+    return _aligned([("instructions a URB", *names), *cells])
+
+
+def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, the header first."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = tuple("-" * width for width in widths)
     return ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in (cells[0], rule, *cells[1:])]
 
@@ -30,8 +41,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _verdict(verdict: object) -> str:
-    return f"{verdict}" if getattr(verdict, "held", False) else f"**{verdict}**"
+def _verdict(verdict: Verdict) -> str:
+    return f"{verdict}" if verdict.held else f"**{verdict}**"
 
 
 def _share(ours: Figures | None) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 Path = Literal["raw", "spice", "tls"]
 "Between host and guest: a raw usbredir connection, or a real SPICE server, without and with TLS."
-Quantity = Literal["rate", "cpu", "p99", "tail"]
+Quantity = Literal["rate", "cpu", "p99"]
 
 RATE = "MBps"
 MEAN = "mean_us"

@@ -73,7 +73,7 @@ def bench(
 def _count(chosen: Sequence[Workload], peers: Sequence[str], json_file: Path | None) -> None:
     """The instructions of a URB, of those workloads of which they can be counted."""
     found = {
-        each.name: {peer: instructions.of_urb(each, peer) for peer in each.peers if not peers or peer in peers}
+        each.name: {peer: instructions.of_urb(each, peer) for peer in instructions.PEERS if not peers or peer in peers}
         for each in chosen
         if each.name in instructions.COUNTS
     }

@@ -18,6 +18,8 @@ from tools.bench.workloads import Workload
 COUNTS: Final = {"read_64k": (6400, 25600), "control": (200, 800), "pipelined_512_16": (200, 800)}
 """Workloads, and how much is done: KiB, or messages. Enough for what is learned on the way, such as whether waiting
 awake pays, to be learned."""
+PEERS: Final = ("usbbridge", "chost")
+"Those that sleep while they wait, or nearly; of one that looks all the time, the looks would be counted."
 PATIENCE: Final = 10.0
 "How many times slower a program is under valgrind, with some to spare; the interpreter is 30 times, and starts twice."
 SECONDS: Final = 120.0

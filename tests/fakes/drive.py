@@ -9,13 +9,13 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from tests.fakes.device import BULK, BULK_IN, BULK_OUT, DESCRIPTOR, FakeDevice, FakeTransfer
+from tests.fakes.device import BULK, BULK_IN, BULK_OUT, DESCRIPTOR, INTERRUPT, FakeDevice, FakeTransfer
 from tests.fakes.guest import Rig
 from usbbridge.backend.base import Status
 from usbbridge.redirect.read_ahead import BULK_ONLY_RESET
 from usbbridge.usb.ch9 import DIR_IN, Request
 from usbbridge.usb.descriptors import Configuration, DeviceDescriptor, Interface
-from usbbridge.usbredir.packets import BulkPacket, CancelDataPacket, Packet, Reset
+from usbbridge.usbredir.packets import BulkPacket, CancelDataPacket, Packet, Reset, SetAltSetting
 from usbbridge.usbredir.proto import Status as RedirStatus
 
 PACKET: Final = 512
@@ -39,6 +39,8 @@ class Command:
     "It asks for everything before it is answered."
     is_early: bool = True
     "The drive has what it is to send before the guest asks for it."
+    beside: bool = False
+    "Before each packet that it asks for, it selects a setting of another interface."
     gives_up: Literal["", "reset", "transport reset", "cancel"] = ""
     "What the guest does instead of asking for data; `cancel`: behind the first packet, which is not answered."
 
@@ -140,7 +142,8 @@ class Driver:
     ) -> None:
         """`packet` is what the drive says of the size of its packets."""
         bulk = tuple(replace(endpoint, max_packet_size=packet) for endpoint in BULK)
-        configuration = Configuration(1, 0x80, 50, 0, (Interface(0, 0, 8, 6, 0x50, 0, bulk),))
+        others = (Interface(1, alternate, 0xFF, 0, 0, 0, INTERRUPT) for alternate in range(2))
+        configuration = Configuration(1, 0x80, 50, 0, (Interface(0, 0, 8, 6, 0x50, 0, bulk), *others))
         self.device = FakeDevice(configuration, descriptor=descriptor)
         self.drive = Drive(self.device)
         self.rig = Rig(self.device, quirks=quirks, step=step).attach()
@@ -197,6 +200,7 @@ class Driver:
                 self.write(bytes((start + i) % 251 for i in range(size)))
                 self.settle(sends=self._is_early)
         for size in command.pieces if command.is_read else ():
+            self._select(command)
             self.read(size)
             answer = self.settle()
             assert answer is not None, "there is no answer"
@@ -204,9 +208,16 @@ class Driver:
                 self._control(0x02, Request.CLEAR_FEATURE, BULK_IN)
             if answer.length < size:
                 break
+        self._select(command)
         self.read(STATUS)
         self.settle()
         assert not self.drive.waiting, "the drive was not heard to the end"
+
+    def _select(self, command: Command) -> None:
+        if command.beside:
+            self._ids += 1
+            self.rig.guest.say(SetAltSetting(1, self._ids % 2), self._ids)
+            self.settle(sends=self._is_early)
 
     def _ask_for_all(self, sizes: list[int]) -> None:
         """Of a drive that sends less than was wanted, that are more packets than it answers: the guest cancels them."""

@@ -24,6 +24,7 @@ def commands(draw: st.DrawFn) -> Command:
         piece=draw(PIECES),
         at_once=not gives_up and draw(st.integers(0, 9)) == 0,
         is_early=gives_up != "cancel" and draw(st.booleans()),  # else it might have been answered already
+        beside=draw(st.integers(0, 3)) == 0,
         gives_up=gives_up,
     )
 

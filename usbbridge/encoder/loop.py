@@ -93,13 +93,10 @@ class Loop:
         poll, sock_fd, usb_fds, after = self._epoll.poll, self._sock_fd, self._usb_fds, self._after
         host, device, pending = self._host, self._device, self._host.pending
         guest_soon, device_soon, spin, unasked = Bet(), Bet(), Spin(poll), self._host.unasked
-        guest_fds, all_fds = {sock_fd}, {sock_fd, *usb_fds}
+        guest_fds = {sock_fd}
         while True:
-            if pending:
-                bet, awaited = device_soon, usb_fds
-            else:
-                bet, awaited = guest_soon, all_fds if unasked else guest_fds
-            events = spin(bet, awaited) if bet.worth_it() else None
+            bet, awaited = (device_soon, usb_fds) if pending else (guest_soon, guest_fds)
+            events = spin(bet, awaited, usb_fds if unasked else awaited) if bet.worth_it() else None
             if not events:
                 wait = self._may_sleep() if self._more or host.deadline != NEVER else self._quiet
                 events = poll(wait, MAX_EVENTS)

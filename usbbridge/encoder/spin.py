@@ -52,16 +52,18 @@ class Spin:
     def __init__(self, poll: Callable[[float, int], Events], clock: Callable[[], float] = time.monotonic) -> None:
         self._poll, self._clock = poll, clock
 
-    def __call__(self, bet: Bet, awaited: Container[int]) -> Events:
+    def __call__(self, bet: Bet, awaited: Container[int], welcome: Container[int]) -> Events:
         """What happens within SPIN_SECONDS, possibly nothing. The bet is on `awaited`: a report that nobody has asked
-        for comes when it comes, and a processor is not to be held for that."""
+        for comes when it comes, and a processor is not to be held for that. Nothing is won or lost by what is only
+        `welcome`."""
         poll, clock = self._poll, self._clock
         until = clock() + SPIN_SECONDS
         events: Events = []
         while not events and clock() < until:
             events = poll(0, MAX_EVENTS)
-        if events and events[0][0] in awaited:
+        first = events[0][0] if events else -1
+        if first in awaited:
             bet.hit()
-        else:
+        elif first not in welcome:
             bet.missed()
         return events

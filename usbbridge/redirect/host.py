@@ -86,8 +86,8 @@ class Host:
         self.pending = self._transfers.pending
         "Transfers of the device that the guest waits for: not empty while there are any."
         self.unasked, self.foreseen = self._transfers.unasked, self._transfers.foreseen
-        """Transfers in flight that it does not wait for, but soon will; and, while it is not empty, more of that is to
-        be begun: by `read_ahead`, when the outbox has been written."""
+        """Transfers in flight that it does not wait for, but soon will, or did once; and, while it is not empty, more
+        of the former is to be begun: by `read_ahead`, when the outbox has been written."""
         self.read_ahead = self._transfers.read_ahead
         self._interrupt_out = InterruptOut(device, self._transfers, self.outbox, self._lost)
         self._streams = Streaming(

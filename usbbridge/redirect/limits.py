@@ -10,6 +10,10 @@ more ends the session, as what it brings would have to be received first."""
 MAX_READ_AHEAD: Final = 2 << 20
 "What is read of a drive before the guest asks for it, at the most: drivers do not command more at once."
 
+MAX_UNASKED: Final = 2 * 15
+"""Transfers in flight that the guest has not asked for: one of each IN endpoint, and one that was cancelled and has not
+come back yet."""
+
 MAX_PENDING: Final = 1024
 """Transfers in flight at once. QEMU's xHCI queues as many TRBs as its guest does, tens for an endpoint; 30 endpoints
 of 32 fit."""

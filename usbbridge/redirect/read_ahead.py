@@ -5,11 +5,12 @@ Storage Class, Bulk-Only Transport, revision 1.0, §5). A guest's driver asks fo
 answered the one before. So once a command has gone to the device, its data is read at once, and once all of that has
 come, or gone, its status: the device works while the guest's next packet is on its way.
 
-Nothing is read that the guest has not commanded, in another order, or twice; each packet is answered by one transfer,
-as it would be otherwise, only that this has begun earlier. It is for guests that are seen to ask for the whole of each
-part with one packet, and as soon as they can; one that does otherwise is answered rightly, too, and left alone from
-then on. What has been read and is not asked for any more (after a reset, of the device or of the transport, and when
-an endpoint's halt is cleared) is thrown away, as a device does with what nobody has fetched.
+Nothing is read that the guest has not commanded, in another order, or twice; a packet is answered by the transfer that
+would answer it otherwise, only that this has begun earlier. It is for guests that are seen to ask for the whole of each
+part with one packet, when they have been answered the one before. One that asks for less is answered rightly, too, and
+left alone for a long while, as is one that sends something instead of asking, which the specification forbids. What has
+been read and is not asked for any more (after a reset, of the device or of the transport, and when the halt of the IN
+endpoint is cleared) is thrown away, as a device does with what nobody has fetched.
 """
 
 import struct
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from usbbridge.backend.base import Status, Transfer
-from usbbridge.redirect.limits import MAX_READ_AHEAD
+from usbbridge.redirect.limits import MAX_PENDING, MAX_READ_AHEAD
 from usbbridge.redirect.status import REDIR_STATUS
 from usbbridge.usb.ch9 import DIR_IN
 from usbbridge.usb.descriptors import Endpoint
@@ -51,7 +52,7 @@ class Owner(Protocol):
     foreseen: "dict[ReadAhead, None]"
     "Who has something to begin, when what waits to be written has been."
     unasked: dict[Transfer, None]
-    "Transfers in flight that the guest has not asked for."
+    "Transfers in flight that the guest has not asked for, or never will."
 
     clock: Callable[[], float]
     "Seconds."
@@ -93,7 +94,8 @@ class Owner(Protocol):
 class ReadAhead:
     """One drive: the bulk IN endpoint of a Bulk-Only interface, and what goes to its OUT endpoint."""
 
-    def __init__(self, owner: Owner, source: Endpoint, sink: Endpoint, interface: int) -> None:
+    def __init__(self, owner: Owner, interface: int, source: Endpoint, sink: Endpoint) -> None:
+        self.drive = interface, source, sink
         self.source, self.sink, self.interface = source.address, sink.address, interface
         self._owner = owner
         self._packet = max(source.max_packet_size & 0x7FF, 1)  # a lying device may say 0
@@ -120,6 +122,7 @@ class ReadAhead:
         """Something is on its way to the device. What lies here then was for a command that the guest has given up."""
         self._next = 0
         if self._ahead is not None and not self._asked:
+            self._trust = MISTRUST
             self._drop()
 
     def sent(self, t: Transfer) -> None:
@@ -173,9 +176,7 @@ class ReadAhead:
         if t is None:
             return False
         if self._taken or self._asked or length < t.length:
-            self._asked.append((packet_id, length))
-            if self._is_there:
-                self._hand_out()
+            self._ask_for_a_piece(packet_id, length)
             return True
         self._ahead, t.id = None, packet_id
         if self._is_there:
@@ -196,28 +197,36 @@ class ReadAhead:
             if waiting == packet_id:
                 del self._asked[i]
                 self._owner.refuse_bulk(packet_id, self.source, 0, RedirStatus.CANCELLED)
-                if not self._asked:
-                    self._drop()
                 return True
         return False
 
     def _ended(self, t: Transfer) -> None:
+        unasked = self._owner.unasked
+        if t is not self._ahead and t in unasked:  # dropped
+            del unasked[t]
+            self._owner.release(t)
+            return
         if self._since and self._owner.clock() - self._since > AT_ONCE:
             self._slow = SLOW_FOR
         self._since = 0.0
-        if t is self._ahead:
-            del self._owner.unasked[t]
-            self._is_there = True
-            if t.status == _NO_DEVICE:
-                self._owner.lost()
-            self._hand_out()
-        elif t in self._owner.unasked:  # dropped
-            del self._owner.unasked[t]
-            self._owner.release(t)
-        else:
+        if t is not self._ahead:
             self._owner.bulk_done(t)
+            return
+        del unasked[t]
+        self._is_there = True
+        if t.status == _NO_DEVICE:
+            self._owner.lost()
+        self._hand_out()
 
     # ---- a guest that asks otherwise
+
+    def _ask_for_a_piece(self, packet_id: int, length: int) -> None:
+        if len(self._asked) >= MAX_PENDING:
+            self._owner.refuse_bulk(packet_id, self.source, 0, RedirStatus.IOERROR)
+            return
+        self._asked.append((packet_id, length))
+        if self._is_there:
+            self._hand_out()
 
     def _hand_out(self) -> None:
         """Answer with pieces of what was read whole, as a device would have sent it packet by packet."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from usbbridge.backend.base import Device, Status, Transfer
-from usbbridge.redirect.limits import CONTROL_SECONDS, MAX_TRANSFER
+from usbbridge.redirect.limits import CONTROL_SECONDS, MAX_TRANSFER, MAX_UNASKED
 from usbbridge.redirect.outbox import Outbox
 from usbbridge.redirect.pending import COPY_BELOW, PendingTransfers
 from usbbridge.redirect.read_ahead import BULK_ONLY_RESET, ReadAhead
@@ -79,12 +79,14 @@ class Transfers(PendingTransfers):
         super().__init__(device, outbox, lost, used)
         self.deadline = NEVER
         "When `expire` is to be called, by `clock`."
-        self._intercept, self.clock = intercept, clock
+        self.clock = clock
+        "Seconds."
+        self._intercept = intercept
         self._controls = 0  # control transfers in flight
         self.foreseen: dict[ReadAhead, None] = {}
         "Who knows what the guest will ask for next: `read_ahead` is to be called when the outbox has been written."
         self.unasked: dict[Transfer, None] = {}
-        "What is in flight without the guest's waiting for it (yet)."
+        "What is in flight without the guest's waiting for it: not yet, or not any more."
         self._ahead: dict[int, ReadAhead] = {}  # by the address of either endpoint
 
     def drive(self, device: Device) -> None:
@@ -103,9 +105,12 @@ class Transfers(PendingTransfers):
     # ---- reading ahead
 
     def foresee(self, drives: Iterable[tuple[int, Endpoint, Endpoint]]) -> None:
-        """Read ahead on these, and on nothing else: (interface, bulk IN endpoint, bulk OUT endpoint) each."""
-        self.forget_ahead()
-        found = [ReadAhead(self, source, sink, number) for number, source, sink in drives]
+        """Read ahead on these, and on nothing else: (interface, bulk IN endpoint, bulk OUT endpoint) each. What is
+        under way on one of them goes on: it may be another interface that has changed."""
+        had = {ahead.drive: ahead for ahead in self._ahead.values()}
+        found = [had.pop(drive) if drive in had else ReadAhead(self, *drive) for drive in drives]
+        for gone in had.values():
+            gone.forget(_CANCELLED)
         self._ahead = {address: ahead for ahead in found for address in (ahead.source, ahead.sink)}
 
     def read_ahead(self) -> None:
@@ -118,7 +123,8 @@ class Transfers(PendingTransfers):
     def forget_ahead(
         self, endpoints: Iterable[int] | None = None, status: RedirStatus | None = _CANCELLED
     ) -> None:
-        """Throw away what has been read ahead from these endpoint addresses (None: from all)."""
+        """Throw away what has been read ahead from these endpoint addresses (None: from all). Packets that wait for a
+        piece of it are answered with `status`; None: not at all."""
         wanted = None if endpoints is None else frozenset(endpoints)
         for address, ahead in self._ahead.items():
             if address == ahead.source and (wanted is None or address in wanted):
@@ -126,8 +132,10 @@ class Transfers(PendingTransfers):
 
     def take_over(self, endpoints: set[int]) -> bool:
         """As `PendingTransfers.take_over`."""
-        self.forget_ahead(endpoints)
-        return super().take_over(endpoints)
+        taken = super().take_over(endpoints)
+        if taken:
+            self.forget_ahead(endpoints)
+        return taken
 
     def is_awaited(self, endpoint: int) -> bool:
         """Whether the guest waits for a transfer on this endpoint."""
@@ -135,7 +143,7 @@ class Transfers(PendingTransfers):
 
     def read_unasked(self, endpoint: int, length: int, on_done: Callable[[Transfer], None]) -> Transfer | None:
         """Start a bulk transfer that the guest has not asked for; None if it can't be."""
-        if endpoint not in self._bulk_endpoints or not self._room(length):
+        if endpoint not in self._bulk_endpoints or not self._room(length) or len(self.unasked) >= MAX_UNASKED:
             return None
         t = self._take(length)  # not `_new`: a packet's data may just be being received
         self.pending_bytes += t.capacity

@@ -12,6 +12,7 @@ from typing import Final
 
 from usbbridge.backend.base import Status, Transfer
 from usbbridge.errors import RefusedError
+from usbbridge.redirect.layout import BULK_ONLY
 from usbbridge.redirect.quirks import NO_STREAMS
 from usbbridge.redirect.transfers import Transfers
 from usbbridge.usb.ch9 import DescriptorType, Request
@@ -19,7 +20,7 @@ from usbbridge.usb.descriptors import INTERFACE_STRUCT, Configuration
 
 MASS_STORAGE_SCSI: Final = b"\x08\x06"
 "bInterfaceClass and bInterfaceSubClass."
-BULK_ONLY, UAS, VENDOR_SPECIFIC = 0x50, 0x62, 0xFF
+UAS, VENDOR_SPECIFIC = 0x62, 0xFF
 "bInterfaceProtocol (USB Mass Storage Class Specification Overview 1.4, table 4)."
 _NUMBER, _CLASS, _PROTOCOL = 2, 5, 7  # offsets in an interface descriptor (USB 2.0 §9.6.5)
 

@@ -21,8 +21,8 @@ class Clock:
         return next(self._comes, [])
 
 
-def spin(clock: Clock, bet: Bet) -> Events:
-    return Spin(clock.poll, clock.now)(bet, (GUEST,))
+def spin(clock: Clock, bet: Bet, *welcome: int) -> Events:
+    return Spin(clock.poll, clock.now)(bet, (GUEST,), welcome)
 
 
 def tries(bet: Bet, chances: int) -> int:
@@ -48,6 +48,19 @@ def test_something_else_that_comes_is_taken_but_no_reason_to_wait_again() -> Non
     clock, bet = Clock([(DEVICE, 4)]), Bet()
     assert spin(clock, bet) == [(DEVICE, 4)]
     assert not bet.worth_it()
+
+
+def test_what_is_only_welcome_neither_wins_nor_loses() -> None:
+    bet = Bet()
+    bet.missed()
+    bet.missed()
+    assert not bet.worth_it()
+    assert not bet.worth_it()
+    assert bet.worth_it()
+    assert spin(Clock([(DEVICE, 4)]), bet, DEVICE) == [(DEVICE, 4)]
+    assert bet.worth_it(), "it has not lost"
+    assert spin(Clock(), bet, DEVICE) == []
+    assert [bet.worth_it() for _ in range(5)] == [False] * 4 + [True], "nor won"
 
 
 def test_who_never_comes_is_looked_for_ever_more_seldom() -> None:

@@ -6,9 +6,9 @@ from tests.fakes.device import BULK_IN, BULK_OUT
 from tests.fakes.drive import PACKET, STATUS, Command, Driver
 from usbbridge.backend.base import Status
 from usbbridge.errors import DeviceLostError
-from usbbridge.redirect.limits import MAX_READ_AHEAD
+from usbbridge.redirect.limits import MAX_PENDING, MAX_READ_AHEAD, MAX_UNASKED
 from usbbridge.redirect.quirks import NO_READ_AHEAD
-from usbbridge.redirect.read_ahead import AT_ONCE, SLOW_FOR, TRUST
+from usbbridge.redirect.read_ahead import AT_ONCE, BULK_ONLY_RESET, SLOW_FOR, TRUST
 from usbbridge.usb.descriptors import DeviceDescriptor
 from usbbridge.usbredir.packets import BulkPacket, CancelDataPacket, SetAltSetting, StartBulkReceiving
 from usbbridge.usbredir.proto import Status as RedirStatus
@@ -188,11 +188,48 @@ def test_pieces_that_are_waited_for_can_be_cancelled() -> None:
     driver = commanded()
     for packet_id in (71, 72):
         driver.rig.guest.bulk(packet_id, BULK_IN, 1024)
-    for packet_id, left in ((72, [(BULK_IN, 4096)]), (71, [])):
+    for packet_id in (72, 71):
         driver.rig.guest.say(CancelDataPacket(), packet_id)
-        driver.rig.settle()
-        assert flying(driver) == left
     assert answers(driver) == [(RedirStatus.CANCELLED, 0)] * 2
+    driver.answers.clear()
+    driver.read(4096)
+    assert answers(driver) == [(RedirStatus.SUCCESS, 4096)], "the data stays until somebody fetches it"
+
+
+def test_no_more_pieces_are_waited_for_than_packets_otherwise() -> None:
+    driver = commanded()
+    for packet_id in range(MAX_PENDING + 10):
+        driver.rig.guest.bulk(packet_id, BULK_IN, 4)
+    driver.rig.settle()
+    told = driver.rig.guest.ear.take()
+    assert [(packet_id, packet.status) for packet_id, packet in told if isinstance(packet, BulkPacket)] == [
+        (packet_id, RedirStatus.IOERROR) for packet_id in range(MAX_PENDING, MAX_PENDING + 10)
+    ]
+
+
+def test_no_more_is_in_flight_unasked_than_is_needed() -> None:
+    driver = trusted()
+    driver.device.keeps_cancelled = True
+    for _ in range(MAX_UNASKED + 10):
+        commanded(driver=driver)
+        driver.rig.guest.control(1, 0x21, BULK_ONLY_RESET, 0, 0, 0)
+        driver.rig.settle()
+        driver.drive.work(sends=False)
+        driver.drive.waiting.clear()
+    flying_in = [transfer for transfer in driver.device.flying if transfer.endpoint == BULK_IN]
+    assert len(driver.rig.host.unasked) == len(flying_in) == MAX_UNASKED
+
+
+def test_a_setting_of_another_interface_changes_nothing() -> None:
+    driver = commanded()
+    before = list(driver.device.flying)
+    driver.rig.ask(SetAltSetting(1, 1))
+    assert driver.device.flying == before
+    for size in (4096, STATUS):
+        driver.read(size)
+        driver.settle()
+    driver.run(Command(512, beside=True))
+    assert flying(commanded(driver=driver)) == [(BULK_IN, 4096)], "the guest is still known"
 
 
 def test_pieces_that_are_waited_for_are_cancelled_when_the_setting_changes() -> None:
@@ -225,6 +262,7 @@ def test_a_guest_that_goes_on_without_asking_gets_nothing_of_the_old_command(is_
     for size in (36, STATUS):
         driver.read(size)
     assert answers(driver) == [(RedirStatus.SUCCESS, 36), (RedirStatus.SUCCESS, STATUS)]
+    assert flying(commanded(driver=driver)) == [], "it is not to be trusted any more"
 
 
 @pytest.mark.parametrize("is_early", [True, False])

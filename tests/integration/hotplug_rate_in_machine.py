@@ -36,7 +36,7 @@ RATE: Final = 250
 SECONDS: Final = 5
 FLOOD: Final = 20_000
 "Events while the monitor does not look: ten times what its buffer holds."
-PATIENCE: Final = 20.0
+PATIENCE: Final = 120.0
 "Seconds for one message: the machine may be slow."
 
 PLUGGED: Final = ("fido", "acm", "ftdi", "ccid", "keyboard", "printer")
@@ -191,6 +191,7 @@ class Plugs:
 
 def _line(pipe: IO[str] | None) -> str:
     assert pipe is not None
+    assert select.select([pipe], [], [], PATIENCE)[0], "it does not say a word"
     line = pipe.readline()
     assert line, "it has ended"
     return line

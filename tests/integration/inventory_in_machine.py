@@ -96,6 +96,7 @@ def states() -> Iterator[tuple[str, object]]:
     (DEVICE / "authorized").write_text("0")
     yield "not authorized", obstacle()
     (GADGET / "UDC").write_text("\n")
+    wait(lambda: not DEVICE.exists())
     yield "unplugged", [str(entry) for entry in devices() if not entry.is_root_hub]
 
 

@@ -112,7 +112,8 @@ def busy(rig: Rig) -> dict[str, object]:
     hidden.communicate()
     run("mkswap", "/dev/sda1")
     run("swapon", "/dev/sda1")
-    facts["swap told"] = client.wait_for(lambda d: d.entry.obstacle).entry.obstacle.message
+    told = client.wait_for(lambda d: d.entry.obstacle and "swap" in d.entry.obstacle.message)
+    facts["swap told"] = told.entry.obstacle.message
     answer, _, lease = client.open()
     facts["swap"] = [answer.status, answer.message]
     lease.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration import monitor_hand_over
+from tests.integration.hotplug_storm import flood
 from tests.integration.monitor_rig import (
     LOG,
     RUN,
@@ -70,8 +71,7 @@ def lost(rig: Rig) -> dict[str, object]:
     client = Client()
     before = client.stick().id
     rig.monitor.process.send_signal(signal.SIGSTOP)
-    for _ in range(30_000):
-        Path("/sys/bus/usb/devices/usb1/uevent").write_text("change")
+    flood(20_000)
     unplug(rig.stick)
     wait(lambda: not INTERFACE.exists())
     plug(rig.stick)

@@ -98,7 +98,10 @@ def of_process(pid: int) -> dict[str, Any]:
     """Who it is, what it may, and what of USB it has open."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-    links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was open for a moment only
+            links.append(link.readlink())
     return {
         "uids": sorted(set(status["Uid"].split())),
         "capabilities": int(status["CapEff"], 16) | int(status["CapPrm"], 16),

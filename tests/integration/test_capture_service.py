@@ -18,14 +18,14 @@ STICK = "1-1 1d6b:0104 Linux Foundation Multifunction Composite Gadget"
 pytestmark = [
     needs_uml,
     pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(530),
 ]
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened, in one boot."""
-    return run("capture_in_machine.py", patience=250)
+    return run("capture_in_machine.py", patience=500)
 
 
 def dissected(file: Path, show: str) -> int:

@@ -10,7 +10,7 @@ from tests.integration.uml import needs_uml, run
 WRITABLE, READ_ONLY, SUPER, HUGE = range(4)
 
 pytestmark = [
-    pytest.mark.timeout(200),
+    pytest.mark.timeout(430),
     needs_uml,
 ]
 
@@ -18,7 +18,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def kernel():
     """What the kernel made of five disks plugged in at once, in one boot."""
-    return run("disk_linux_steps.py", patience=150)
+    return run("disk_linux_steps.py", patience=400)
 
 
 def test_disks_appear_with_their_size_model_and_speed(kernel):

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hotplug_rate_in_machine import PLUGGED, SECONDS
+from tests.integration.hotplug_rate_in_machine import PLUGGED
 from tests.integration.uml import needs_uml, of, run
 from usbbridge.monitor.hotplug import BUFFER
 
 pytestmark = [
     needs_uml,
-    pytest.mark.timeout(200),
+    pytest.mark.timeout(630),
 ]
 
 HEARD = {"libudev": True, "netlink": True}
@@ -26,7 +26,7 @@ FEW = 5
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened in each step, in one boot."""
-    return run("hotplug_rate_in_machine.py", patience=180)
+    return run("hotplug_rate_in_machine.py", patience=600)
 
 
 @of("lies", "replugs")
@@ -34,7 +34,6 @@ def test_both_sources_hear_every_event(
     step: dict[str, Any], record_property: Callable[[str, object], None]
 ) -> None:
     record_property("events a second", step["rate"])  # 219 to 250 on a host that has little else to do
-    assert step["seconds"] >= SECONDS - 1
     assert step["heard"] == HEARD
     assert step["all"] >= step["sent"]
 

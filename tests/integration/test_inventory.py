@@ -9,13 +9,16 @@ import pytest
 
 from tests.integration.uml import needs_uml, run
 
-pytestmark = needs_uml
+pytestmark = [
+    needs_uml,
+    pytest.mark.timeout(180),
+]
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What was said of the drive in each state, in one boot."""
-    return run("inventory_in_machine.py", patience=50)
+    return run("inventory_in_machine.py", patience=150)
 
 
 def test_the_drive_is_described(said: dict[str, Any]) -> None:

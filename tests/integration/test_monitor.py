@@ -11,7 +11,7 @@ from tests.integration.uml import needs_uml, of, run
 
 pytestmark = [
     needs_uml,
-    pytest.mark.timeout(200),
+    pytest.mark.timeout(430),
 ]
 
 STICK = "1-1 1d6b:0104 Linux Foundation Multifunction Composite Gadget"
@@ -24,7 +24,7 @@ KEYBOARD = 0x01 << 16 | 0x06
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened in each step, in one boot."""
-    return run("monitor_in_machine.py", patience=180)
+    return run("monitor_in_machine.py", patience=400)
 
 
 @of("present")

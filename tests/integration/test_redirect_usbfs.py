@@ -12,7 +12,7 @@ from usbbridge.redirect.limits import INTERRUPT_TRANSFERS
 
 pytestmark = [
     needs_uml,
-    pytest.mark.timeout(200),
+    pytest.mark.timeout(430),
 ]
 
 STICK = "1-1 1d6b:0104 Linux Foundation Multifunction Composite Gadget"
@@ -28,7 +28,7 @@ COMPLETED, ERROR, CANCELLED, STALL = 0, 1, 3, 4
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened in each step, in one boot."""
-    return run("redirect_in_machine.py", patience=150)
+    return run("redirect_in_machine.py", patience=400)
 
 
 @of("unprivileged")

@@ -15,7 +15,7 @@ ROUNDS = int(os.environ.get("USBBRIDGE_ROUNDS", "1"))
 
 pytestmark = [
     needs_uml,
-    pytest.mark.timeout(240 + 30 * ROUNDS),
+    pytest.mark.timeout(430 + 30 * ROUNDS),
 ]
 
 USER = ["1"]
@@ -26,7 +26,7 @@ CONTROL_KIB, ENCODER_KIB = 38 << 10, 25 << 10
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What happened in each step, in one boot."""
-    return run("service_in_machine.py", patience=220 + 30 * ROUNDS)
+    return run("service_in_machine.py", patience=400 + 30 * ROUNDS)
 
 
 @of("attach")

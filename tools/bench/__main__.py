@@ -20,8 +20,8 @@ from tools.bench.summary import LOCAL, Row
 from tools.bench.workloads import GROUPS, WORKLOADS, Workload
 
 TRIES = 4
+"Of a run that other programs disturb, or that fails."
 NOISY = "noisy"
-"Of a run that other programs disturbed, or that failed."
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -137,9 +137,11 @@ def _undisturbed(run: Callable[[], Run], place: Placement, row: Row) -> Run:
         try:
             with kept_awake(place.awake):
                 done = run()
-        except RunError:
+        except RunError as error:
             if attempt == TRIES - 1:
                 raise
+            row.notes.append("a run failed")
+            click.echo(str(error), err=True)
             continue
         if quiet and others.share() <= NOISY_SHARE:
             return done

@@ -1,7 +1,8 @@
-"""What one URB costs in instructions, which no other program and no waiting disturbs: valgrind counts them.
+"""What one URB costs in instructions, which no other program disturbs: valgrind counts them.
 
-Only those of the host's own processes are counted, not the kernel's. The same work is done twice, once with more of it:
-the difference is what the work costs, without start and end.
+Looks at the clock while waiting awake are among them, though fewer than at full speed. Only those of the host's own
+processes are counted, not the kernel's. The same work is done twice, once with more of it: the difference is what the
+work costs, without start and end.
 """
 
 import re
@@ -52,10 +53,10 @@ def _counted(workload: Workload, peer: str) -> tuple[int, int]:
         folder = Path(name)
         place = Placement((), (*VALGRIND, f"--log-file={folder / 'valgrind.%p'}"), ())
         run = through(workload, peer, place, folder, PATIENCE)
-        found = sum(collected(file.read_text()) for file in folder.glob("valgrind.*"))
-    if not found:
-        raise RunError(f"valgrind has counted nothing of {peer}")
-    return urbs(run), found
+        found = [collected(file.read_text()) for file in folder.glob("valgrind.*")]
+    if not found or 0 in found:
+        raise RunError(f"valgrind has not counted all processes of {peer}")
+    return urbs(run), sum(found)
 
 
 def collected(log: str) -> int:

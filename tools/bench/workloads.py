@@ -20,7 +20,7 @@ MEAN = "mean_us"
 class Target:
     """One thing that has to hold: our `quantity` against that of `peer` (`local` and `model` are peers too).
 
-    rate: ours by theirs, of what is done in a second, at least `limit`. cpu (seconds of a URB), p99 and tail: ours by
+    rate: ours by theirs, of what is done in a second, at least `limit`. cpu (seconds of a URB) and p99: ours by
     theirs, at most `limit`.
     """
 

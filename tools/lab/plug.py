@@ -48,6 +48,10 @@ KERNEL_EVENTS: Final = 1
 "The multicast group of the kernel's own uevents (Linux, lib/kobject_uevent.c)."
 EVENT_SIZE: Final = 4096
 "Above what an event can have: UEVENT_BUFFER_SIZE and a path (Linux, include/linux/kobject.h)."
+EVENTS_BYTES: Final = 8 << 20
+"Of events that may wait: where something sends hundreds a second, one that is lost would be waited for for ever."
+SO_RCVBUFFORCE: Final = 33
+"asm-generic/socket.h; Python has no name for it."
 
 
 class Port:
@@ -137,6 +141,7 @@ class Plugs:
     def __init__(self, specs: Sequence[tuple[int, str]]) -> None:
         self._poller = select.epoll()
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT)
+        self._events.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, EVENTS_BYTES)
         self._events.bind((0, KERNEL_EVENTS))
         self._poller.register(self._events, select.EPOLLIN)
         self._exporters: dict[int, Exporter] = {}

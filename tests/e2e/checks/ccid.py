@@ -156,7 +156,7 @@ def daemon() -> Iterator[None]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
-        SOCKET.unlink()
+        SOCKET.unlink(missing_ok=True)
 
 
 def daemon_says() -> str:

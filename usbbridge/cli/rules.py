@@ -36,7 +36,7 @@ Keys of a rule, in TOML and as KEY=VALUE; a list is [..] there, commas here:
   serial, port  text with * ? [a-z]           1-2.* is all behind that hub
   speed         low full high super super-plus
   verdict       connect allow ask deny follow
-  quirks        no-reset no-streams no-read-ahead delay     !no-reset takes one back
+  quirks        no-reset no-streams no-read-ahead delay; !delay takes it back
   note, source  why, and where that is known from
 """
 FILTER_EXAMPLES: Final = """\b

@@ -20,7 +20,7 @@ pytestmark = needs_uml
 PYTHON = str(Path(sys.executable).absolute())
 
 
-ISO_TRIES = 5
+ISO_TRIES = 8
 "How often this host may have been busy with something else: what is late on an isochronous endpoint is lost."
 
 

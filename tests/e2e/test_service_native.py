@@ -46,7 +46,7 @@ LATE = 20.0
 
 # From the announcement of a stick by the client's kernel to that by the guest's: what a person takes for "at once".
 AT_ONCE = 1.0
-TRIES = 5
+TRIES = 12
 "How often it may take longer because this host was busy with something else."
 
 SOON_AGAIN = "[retry]\nfirst = 0.2\nlongest = 1.0\n"

@@ -31,7 +31,7 @@ TOGETHER = 8
 PATIENCE = 60.0
 CHUNK = 8192
 "Bytes: more than a line of the kernel's log can have."
-HANGING = 3.0
+HANGING = 2.0
 "Seconds after which a transfer that does not end is cancelled."
 GET_DESCRIPTOR = bytes.fromhex("8006000100001200")
 

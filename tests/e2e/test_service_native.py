@@ -41,8 +41,6 @@ ROUND_SECONDS = 90
 
 # From the restart of what was killed until the device is in the guest again, or with its kernel driver.
 SOON = 2.0
-LATE = 20.0
-"On a host that is busy with something else, which one round of several may meet."
 
 # From the announcement of a stick by the client's kernel to that by the guest's: what a person takes for "at once".
 AT_ONCE = 1.0
@@ -193,7 +191,7 @@ def test_killed_at_any_moment_of_a_read_leaves_the_device_in_its_place(
     before, had = settled(service), rows(native)
     assert "KILLED" in before.choices
     moments = random.Random(f"{victim} {ROUNDS}")
-    slowest, times = 0.0, []
+    slowest = 0.0
 
     for _ in range(ROUNDS):
         with reading(vm) as reader:
@@ -208,15 +206,13 @@ def test_killed_at_any_moment_of_a_read_leaves_the_device_in_its_place(
                 reader.wait()
                 back = native.wait_until(lambda: given_back(native, stick, killed), "the device's return")  # noqa: B023
                 assert back is not None
-                times.append(back - restarted(service, victim, killed))
+                assert back - restarted(service, victim, killed) < SOON
                 slowest = max(slowest, back - killed)
         service.wait_attached(stick)
         vm.wait_block_device()
         after = settled(service, before)
         assert after == before
 
-    assert not times or min(times) < SOON
-    assert max(times, default=0) < LATE
     default = f"the death of {victim} to the device's return"
     what = {"monitor": "the restart of monitor to control's having its list"}
     measured(f"from {what.get(victim, default)}, at most in {ROUNDS} rounds", slowest)

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.timeout(630),
 ]
 
-SOON = 30.0
+SOON = 10.0
 "Seconds to be followed in: without any wait after a failure it takes one or two, on a busy machine more."
 CHANGES = ("started", "touched", "started again", "detached")
 

@@ -14,7 +14,7 @@ from usbbridge.doctor.examination import guarded
 from usbbridge.doctor.finding import Finding, Level, ok
 from usbbridge.errors import UsbBridgeError
 from usbbridge.ipc.api import DeviceStatus, State
-from usbbridge.monitor.blockuse import BlockUse
+from usbbridge.monitor.blockuse import BlockUse, resolved
 from usbbridge.monitor.inventory import DEVICES, descriptors
 from usbbridge.usb import controllers
 from usbbridge.usb.ch9 import ClassCode
@@ -107,7 +107,7 @@ class _Examined:
         return obstacle.message.removeprefix(str(self._entry)).removeprefix(":").strip()
 
     def _in_use(self, obstacle: Obstacle) -> Finding:
-        use, folder = BlockUse(self._case.root), (self._case.root / DEVICES / self._entry.bus_port).resolve()
+        use, folder = BlockUse(self._case.root), resolved(self._case.root / DEVICES / self._entry.bus_port)
         uses = use.of(folder)
         if uses:
             return self._disks_in_use(obstacle, uses, [mount.place for mount in use.mounts(folder)])

@@ -6,6 +6,7 @@ only in another mount namespace is not seen here.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +82,7 @@ class BlockUse:
     def _paths(self) -> dict[str, Path]:
         """Every block device, partitions too, and where it hangs in the device tree."""
         folder = self._root / "sys/class/block"
-        return {link.name: link.resolve() for link in sorted(folder.iterdir())} if folder.is_dir() else {}
+        return {link.name: resolved(link) for link in sorted(folder.iterdir())} if folder.is_dir() else {}
 
     def _uses(self, name: str, depth: int) -> Iterator[str]:
         if depth > MAX_STACK:
@@ -99,7 +100,9 @@ class BlockUse:
 
     def _holders(self, name: str) -> list[str]:
         folder = self._root / "sys/class/block" / name / "holders"
-        stacked = sorted(link.name for link in folder.iterdir()) if folder.is_dir() else []
+        stacked: list[str] = []
+        with suppress(OSError):  # it has none, or has just gone
+            stacked = sorted(link.name for link in folder.iterdir())
         return stacked + self._loops.get(name, [])
 
     def _title(self, name: str) -> str:
@@ -160,3 +163,11 @@ def _device_name(source: str) -> str:
     """`sda1` for `/dev/sda1`; empty for what is no device, such as `tmpfs` or a file."""
     path = _unescape(source)
     return path.removeprefix("/dev/").replace("/", "!") if path.startswith("/dev/") else ""
+
+
+def resolved(path: Path) -> Path:
+    """Where a link of sysfs leads; the link itself if it goes at this moment, which leads to nothing."""
+    try:
+        return path.resolve()
+    except OSError:  # between pathlib's look at it and its reading it
+        return path

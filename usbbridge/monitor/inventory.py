@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from usbbridge.monitor import hid
-from usbbridge.monitor.blockuse import BlockUse
+from usbbridge.monitor.blockuse import BlockUse, resolved
 from usbbridge.monitor.usbids import Names
 from usbbridge.usb.ch9 import ClassCode, Speed
 from usbbridge.usb.entry import DeviceEntry, InterfaceEntry, Obstacle, Reason
@@ -165,7 +165,7 @@ def explained(root: Path, entry: DeviceEntry, use: BlockUse, *, ours: bool = Fal
 
 def _obstacle(root: Path, entry: DeviceEntry, use: BlockUse, ours: bool) -> Obstacle | None:
     folder = root / DEVICES / entry.bus_port
-    in_use = None if ours else disks_in_use(entry, use.of(folder.resolve()))
+    in_use = None if ours else disks_in_use(entry, use.of(resolved(folder)))
     return _not_for_us(folder, entry) or in_use or (None if ours else _claimed(folder, entry)) or node_obstacle(entry)
 
 

@@ -11,7 +11,7 @@ from usbbridge.compat.rule import Identity, Verdict, other_faces
 from usbbridge.errors import UsbBridgeError
 from usbbridge.ipc.monitoring import MAX_DESCRIPTORS, Gone, Plugged, PluggedDevice
 from usbbridge.monitor import inventory
-from usbbridge.monitor.blockuse import BlockUse
+from usbbridge.monitor.blockuse import BlockUse, resolved
 from usbbridge.monitor.usbids import Names
 from usbbridge.usb.ch9 import ClassCode
 from usbbridge.usb.descriptors import parse_all
@@ -147,7 +147,7 @@ class Table:
 
     def folder(self, entry: DeviceEntry) -> Path:
         """The device's place in sysfs."""
-        return (self._root / inventory.DEVICES / entry.bus_port).resolve()
+        return resolved(self._root / inventory.DEVICES / entry.bus_port)
 
     def release(self) -> None:
         """Let go of what only speeds up several updates one after the other."""

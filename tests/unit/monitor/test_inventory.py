@@ -6,7 +6,8 @@ import pytest
 
 from tests.unit.monitor.fake_sysfs import HUB_DEVICE, FakeSysfs
 from usbbridge.errors import NotFoundError, NotPermittedError, RefusedError, UsageError
-from usbbridge.monitor.inventory import devices, node_obstacle
+from usbbridge.monitor.blockuse import BlockUse
+from usbbridge.monitor.inventory import devices, explained, node_obstacle
 from usbbridge.usb.ch9 import Speed
 from usbbridge.usb.entry import DeviceEntry, InterfaceEntry, Reason
 from usbbridge.usb.selection import find
@@ -80,6 +81,20 @@ def test_a_device_that_goes_away_while_being_read_is_left_out(sysfs: FakeSysfs) 
     sysfs.stick()
     (sysfs.root / f"sys/{HUB_DEVICE}/1-2/bcdDevice").unlink()
     assert [entry.bus_port for entry in devices(sysfs.root)] == ["usb1"]
+
+
+def test_a_device_that_goes_away_while_its_link_is_followed_is_no_failure(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path is looked at first, and then read if it is a link."""
+    sysfs.stick()
+    entry = only(sysfs)
+
+    def gone(path: object, **_: object) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("os.readlink", gone)
+    assert explained(sysfs.root, entry, BlockUse(sysfs.root)).bus_port == "1-2"
 
 
 def test_a_devices_words_cannot_upset_a_terminal(sysfs: FakeSysfs) -> None:

@@ -81,7 +81,7 @@ PURE += tuple(f"control.{name}" for name in ("engine", "world", "settle", "endin
 PURE += tuple(f"control.{name}" for name in ("actions", "backoff", "devices", "failures", "views", "vmbook", "vms"))
 "They take bytes and the time as arguments, and return events, bytes and deadlines."
 NOT_PURE = ("spice.connection", "spice.secure", "spice.sockets", "spice.tls")
-"The one shell inside a pure package, in three files."
+"The one shell inside a pure package."
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "usb1", "sqlite3"} | {"select", "selectors", "signal", "subprocess"}
 IMPURE_MODULES |= {"multiprocessing", "threading", "time"}
 
